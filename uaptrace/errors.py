@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors a person can meet, each with the exit status that the README documents.
+
+Every message is one line that says what is wrong and what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UaptraceError(Exception):
+    """Base of all expected errors. ``exit_status`` is what the command returns."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(UaptraceError):
+    """Bad argument, bad configuration, unknown image, port in use."""
+
+    exit_status = 2
+
+
+class CannotTraceError(UaptraceError):
+    """This host cannot be traced: no root, locked-down kernel, no BTF, no bcc."""
+
+    exit_status = 2
+
+
+class AuditFailed(UaptraceError):
+    """``uaptrace audit`` found a broken invariant."""
+
+    exit_status = 3
+
+
+class RecordingError(UaptraceError):
+    """Not a recording, of a version that cannot be read, or damaged beyond use."""
+
+    exit_status = 4
+
+
+class VerifyFailed(UaptraceError):
+    """``uaptrace verify`` found pages that differ."""
+
+    exit_status = 5
