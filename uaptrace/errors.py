@@ -27,7 +27,7 @@ class CannotTraceError(UaptraceError):
     exit_status = 2
 
 
-class AuditFailed(UaptraceError):
+class AuditFoundError(UaptraceError):
     """``uaptrace audit`` found a broken invariant."""
 
     exit_status = 3
@@ -39,7 +39,7 @@ class RecordingError(UaptraceError):
     exit_status = 4
 
 
-class VerifyFailed(UaptraceError):
+class VerifyFoundError(UaptraceError):
     """``uaptrace verify`` found pages that differ."""
 
     exit_status = 5
