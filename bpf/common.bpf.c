@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What every subject needs: maps, records, counters, and what a task is in the middle of.
+ *
+ * The loader puts these files into one text, common.bpf.c first, and defines (all read from the running kernel):
+ *   UAP_RING_PAGES UAP_NR_CPUS UAP_MAX_TASKS
+ *   UAP_PAGE_OFFSET UAP_VMEMMAP UAP_INIT_PGD UAP_LEVELS UAP_PFN_MASK UAP_STRUCT_PAGE_SIZE
+ *   UAP_PHYS_BASE UAP_KERNEL_IMAGE UAP_GFP_UNMAPPED
+ *   UAP_CPA_VADDR UAP_CPA_PGD UAP_CPA_MASK_SET UAP_CPA_MASK_CLR UAP_CPA_NUMPAGES UAP_CPA_CURPAGE UAP_CPA_FLAGS UAP_CPA_PAGES
+ *   UAP_SHRINK_NR_TO_SCAN
+ * and UAP_HOOK_<NAME> as FENTRY or KPROBE for each hook that is to be attached.
+ */
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+
+struct uap_words {
+	u64 w[UAP_C_WORDS];
+};
+
+struct uap_comm {
+	u64 half[2];
+};
+
+struct uap_scratch {
+	u64 e[512];
+};
+
+/* What a task is in the middle of. One for each task inside a hooked call. */
+struct uap_context {
+	u64 map_start_ns;	/* set_direct_map_*() */
+	u64 map_pfn;
+	u64 cpa[4];		/* struct cpa_data of each level of recursion */
+	u64 cpa_start_ns;
+	u64 cache_start_ns;	/* unmapped_pages_alloc() */
+	u64 refill_pfn;
+	u64 free_start_ns;	/* unmapped_pages_free() */
+	u64 shrink_start_ns;
+	u32 map_nr;
+	u32 map_flags;
+	u32 gfp;
+	u32 nr_invalid;		/* set_direct_map_invalid calls since the refill */
+	u32 nr_failed;
+	u32 shrink_asked;
+	u8 map_before;
+	u8 in_map;
+	u8 cpa_depth;
+	u8 in_cache;
+	u8 order;
+	u8 attempts;		/* nested requests to the page allocator */
+	u8 first_attempt_order;
+	u8 attempt_order;
+	u8 refill_order;
+	u8 refill_sent;
+	u8 flushed;
+	u8 flush_covers;
+	u8 in_shrink;
+	u8 pad[7];
+};
+
+BPF_RINGBUF_OUTPUT(ring, UAP_RING_PAGES);
+BPF_F_TABLE("array", u32, struct uap_words, counters, UAP_NR_CPUS, 1024 /* BPF_F_MMAPABLE */);
+BPF_HASH(tasks, u32, struct uap_context, UAP_MAX_TASKS);
+BPF_TABLE("lru_hash", u32, struct uap_comm, named_tasks, 4096);
+BPF_TABLE("lru_hash", u32, u32, sent_stacks, 4096);
+/* One slot for each program that needs scratch space: a program never runs inside itself on one CPU, but others may. */
+BPF_PERCPU_ARRAY(scratch, struct uap_scratch, 8);
+BPF_PERCPU_ARRAY(stack_scratch, struct uap_scratch, 2);
+/* Tasks inside unmapped_pages_alloc(): what __alloc_pages() looks at before it looks for the task. */
+BPF_ARRAY(nr_in_cache, u64, 1);
+
+static __always_inline u64 read_u64(u64 address)
+{
+	u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
+	return value;
+}
+
+static __always_inline u64 *words(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct uap_words *block = counters.lookup(&cpu);
+
+	return block ? block->w : 0;
+}
+
+/* Atomic: a program can be interrupted by another one on its CPU. */
+static __always_inline void add(u32 counter, u64 n)
+{
+	u64 *w = words();
+
+	if (w)
+		__sync_fetch_and_add(&w[counter & (UAP_C_WORDS - 1)], n);
+}
+
+static __always_inline void time_call(u32 histogram, u64 ns)
+{
+	u64 *w = words();
+	u32 bucket = 0;
+	u64 v = ns;
+
+	if (!w)
+		return;
+	if (v >> 31) {
+		bucket = 31;
+	} else {
+		if (v >> 16) { bucket += 16; v >>= 16; }
+		if (v >> 8) { bucket += 8; v >>= 8; }
+		if (v >> 4) { bucket += 4; v >>= 4; }
+		if (v >> 2) { bucket += 2; v >>= 2; }
+		if (v >> 1) bucket += 1;
+	}
+	__sync_fetch_and_add(&w[(UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket) & (UAP_C_WORDS - 1)], 1);
+	__sync_fetch_and_add(&w[UAP_C_HISTOGRAM_SUM + histogram], ns);
+}
+
+static __always_inline u32 saturate(u64 ns)
+{
+	return ns > 0xffffffffULL ? 0xffffffffU : (u32)ns;
+}
+
+/* Idle tasks all have tid 0: tell them apart by CPU. */
+static __always_inline u32 task_key(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return tid ? tid : bpf_get_smp_processor_id() | 0x80000000U;
+}
+
+static __always_inline struct uap_context *find_context(void)
+{
+	u32 key = task_key();
+
+	return tasks.lookup(&key);
+}
+
+static __always_inline struct uap_context *make_context(void)
+{
+	u32 key = task_key();
+	struct uap_context *c = tasks.lookup(&key);
+	struct uap_context fresh = {};
+
+	if (c)
+		return c;
+	tasks.update(&key, &fresh);
+	c = tasks.lookup(&key);
+	if (!c)
+		add(UAP_C_CONTEXT_LOST, 1);
+	return c;
+}
+
+static __always_inline void drop_context_if_idle(struct uap_context *c)
+{
+	u32 key = task_key();
+
+	if (!c->in_map && !c->cpa_depth && !c->in_cache && !c->in_shrink && !c->free_start_ns)
+		tasks.delete(&key);
+}
+
+static __always_inline struct uap_record *reserve(u32 kind)
+{
+	struct uap_record *r = ring.ringbuf_reserve(sizeof(*r));
+
+	add((r ? UAP_C_EMITTED : UAP_C_LOST) + kind, 1);
+	return r;
+}
+
+/* The name of the task goes before its first record, and again when it changes (exec). */
+static __always_inline void name_task(u32 tgid)
+{
+	struct uap_comm comm = {}, *known = named_tasks.lookup(&tgid);
+	struct uap_record *r;
+	u64 *p;
+
+	bpf_get_current_comm(&comm, sizeof(comm));
+	if (known && known->half[0] == comm.half[0] && known->half[1] == comm.half[1])
+		return;
+	r = reserve(UAP_TASK);
+	if (!r)
+		return;
+	named_tasks.update(&tgid, &comm);
+	__builtin_memset(r, 0, sizeof(*r));
+	r->time_ns = bpf_ktime_get_ns();
+	r->kind = UAP_TASK;
+	p = (u64 *)r;
+	p[1] = comm.half[0];
+	p[2] = comm.half[1];
+	r->tgid = tgid;
+	ring.ringbuf_submit(r, 0);
+}
+
+/* Reserve a record of the current task, all other fields zero; the caller submits it. */
+static __always_inline struct uap_record *begin_record(u32 kind)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct uap_record *r;
+
+	name_task(id >> 32);
+	r = reserve(kind);
+	if (!r)
+		return 0;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->kind = kind;
+	r->time_ns = bpf_ktime_get_ns();
+	r->tid = id;
+	r->tgid = id >> 32;
+	r->cgroup_id = bpf_get_current_cgroup_id();
+	return r;
+}
+
+/* Take the kernel stack, send its frames once, give its hash. slot: 0 for splits, 1 for others. */
+static __always_inline u32 send_stack(void *ctx, u32 slot)
+{
+	struct uap_scratch *s = stack_scratch.lookup(&slot);
+	struct uap_record *r;
+	u32 hash = 2166136261U, nr, known = 1, i;
+	int size;
+
+	if (!s)
+		return 0;
+	size = bpf_get_stack(ctx, s->e, UAP_STACK_FRAMES * 8, 0);
+	if (size <= 0)
+		return 0;
+	nr = (u32)size / 8;
+	if (nr > UAP_STACK_FRAMES)
+		nr = UAP_STACK_FRAMES;
+	for (i = 0; i < UAP_STACK_FRAMES; i++) {
+		if (i >= nr)
+			break;
+		hash = (hash ^ (u32)s->e[i]) * 16777619U;
+		hash = (hash ^ (u32)(s->e[i] >> 32)) * 16777619U;
+	}
+	if (!hash)
+		hash = 1;
+	if (sent_stacks.lookup(&hash))
+		return hash;
+	for (i = 0; i < UAP_STACK_FRAMES / 4; i++) {
+		u64 *p;
+
+		if (i * 4 >= nr)
+			break;
+		r = reserve(UAP_STACK);
+		if (!r)
+			return hash;	/* not marked as sent: the next one tries again */
+		__builtin_memset(r, 0, sizeof(*r));
+		r->time_ns = bpf_ktime_get_ns();
+		p = (u64 *)r;
+		p[1] = s->e[i * 4];
+		p[2] = i * 4 + 1 < nr ? s->e[i * 4 + 1] : 0;
+		p[3] = i * 4 + 2 < nr ? s->e[i * 4 + 2] : 0;
+		p[4] = i * 4 + 3 < nr ? s->e[i * 4 + 3] : 0;
+		r->stack_id = hash;
+		r->kind = UAP_STACK;
+		r->order = i;
+		r->nr_present = nr;
+		ring.ringbuf_submit(r, 0);
+	}
+	sent_stacks.update(&hash, &known);
+	return hash;
+}
+
+/*
+ * Hooks. A subject says ENTER(NAME, call) and EXIT(NAME, number of arguments, call) once; the loader defines
+ * UAP_HOOK_NAME as FENTRY, KPROBE or NONE and UAP_SYMBOL_NAME as the function, and the wrapper follows from that.
+ * In the call, ARG(i), SCALAR(i) and RET are the arguments and the return value, however the hook is attached.
+ */
+#define UAP_VIA_FENTRY 1
+#define UAP_VIA_KPROBE 2
+
+/* A pointer argument is typed for the verifier, which then refuses arithmetic on it: read it raw. */
+static __always_inline u64 raw_argument(void *ctx, u32 i)
+{
+	u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)((u64 *)ctx + i));
+	return value;
+}
+
+#define UAP_REGS_ARGUMENT(ctx, i) \
+	((i) == 0 ? ((struct pt_regs *)(ctx))->di : (i) == 1 ? ((struct pt_regs *)(ctx))->si : \
+	 (i) == 2 ? ((struct pt_regs *)(ctx))->dx : ((struct pt_regs *)(ctx))->cx)
+#define ARG(i) (via == UAP_VIA_FENTRY ? raw_argument(ctx, i) : UAP_REGS_ARGUMENT(ctx, i))
+#define SCALAR(i) (via == UAP_VIA_FENTRY ? ((u64 *)ctx)[i] : UAP_REGS_ARGUMENT(ctx, i))
+#define RET (via == UAP_VIA_FENTRY ? raw_argument(ctx, nr_arguments) : ((struct pt_regs *)(ctx))->ax)
+
+#define UAP_CAT_(a, b) a##b
+#define UAP_CAT(a, b) UAP_CAT_(a, b)
+#define ENTER(name, call) UAP_CAT(UAP_ENTER_, UAP_HOOK_##name)(name, UAP_SYMBOL_##name, call)
+#define EXIT(name, nr, call) UAP_CAT(UAP_EXIT_, UAP_HOOK_##name)(name, UAP_SYMBOL_##name, nr, call)
+#define UAP_ENTER_NONE(name, symbol, call)
+#define UAP_EXIT_NONE(name, symbol, nr, call)
+#define UAP_ENTER_FENTRY(name, symbol, call) \
+	int UAP_CAT(kfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; return call; }
+#define UAP_EXIT_FENTRY(name, symbol, nr, call) \
+	int UAP_CAT(kretfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; const u32 nr_arguments = nr; return call; }
+#define UAP_ENTER_KPROBE(name, symbol, call) \
+	int enter_##name(struct pt_regs *ctx) { const int via = UAP_VIA_KPROBE; return call; }
+#define UAP_EXIT_KPROBE(name, symbol, nr, call) \
+	int exit_##name(struct pt_regs *ctx) { const int via = UAP_VIA_KPROBE; const u32 nr_arguments = nr; return call; }

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+/* set_direct_map_*(), every other attribute change, and the splits they cause. */
+
+#define UAP_CPA_FLAG_ARRAY 2
+#define UAP_CPA_FLAG_PAGES_ARRAY 4
+
+/* ---- set_direct_map_*() ---- */
+
+static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
+{
+	struct uap_context *c = make_context();
+	u64 pfn = page_to_pfn(page);
+
+	if (!c)
+		return 0;
+	c->in_map = 1;
+	c->map_start_ns = bpf_ktime_get_ns();
+	c->map_pfn = pfn;
+	c->map_nr = nr;
+	c->map_flags = flags;
+	c->map_before = mapping_of(direct_address(pfn));
+	if (c->in_cache && (flags & UAP_F_INVALID)) {
+		if (!c->nr_invalid) {
+			c->refill_pfn = pfn;
+			c->refill_order = c->attempt_order;
+			/* Before anything is unmapped: nobody else can have a page of the chunk yet. */
+			if (c->attempts)
+				send_refill(c, pfn, c->attempt_order, 0);
+		}
+		c->nr_invalid += nr;
+	}
+	return 0;
+}
+
+static __always_inline int map_exit(int ret)
+{
+	struct uap_context *c = find_context();
+	struct uap_record *r;
+	u32 flags;
+	u64 ns;
+
+	if (!c || !c->in_map)
+		return 0;
+	flags = c->map_flags;
+	ns = bpf_ktime_get_ns() - c->map_start_ns;
+	c->in_map = 0;
+	add(flags & UAP_F_INVALID ? UAP_C_SET_INVALID : UAP_C_SET_DEFAULT, 1);
+	if (ret)
+		add(flags & UAP_F_INVALID ? UAP_C_SET_INVALID_FAILED : UAP_C_SET_DEFAULT_FAILED, 1);
+	time_call(flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, ns);
+	if (c->in_cache) {
+		flags |= UAP_F_IN_CACHE;
+		if (ret)
+			c->nr_failed++;
+	}
+	if (c->in_shrink)
+		flags |= UAP_F_IN_SHRINK;
+	r = begin_record(UAP_SET_DIRECT_MAP);
+	if (r) {
+		r->pfn = c->map_pfn;
+		r->nr_pages = c->map_nr;
+		r->before = c->map_before;
+		r->after = mapping_of(direct_address(c->map_pfn));
+		r->aux = ret;
+		r->duration_ns = saturate(ns);
+		r->flags = flags;
+		r->nr_present = r->after && !(r->after & UAP_ABSENT) ? 1 : 0;
+		ring.ringbuf_submit(r, 0);
+	}
+	drop_context_if_idle(c);
+	return 0;
+}
+
+ENTER(SET_INVALID, map_enter(ARG(0), 1, UAP_F_INVALID))
+EXIT(SET_INVALID, 1, map_exit((int)RET))
+ENTER(SET_DEFAULT, map_enter(ARG(0), 1, UAP_F_DEFAULT))
+EXIT(SET_DEFAULT, 1, map_exit((int)RET))
+/* bool valid: only the low byte of the register counts. */
+ENTER(SET_VALID, map_enter(ARG(0), (u32)ARG(1), UAP_F_VALID_NR | (ARG(2) & 0xff ? UAP_F_DEFAULT : UAP_F_INVALID)))
+EXIT(SET_VALID, 3, map_exit((int)RET))
+
+/* ---- change_page_attr: every other way ---- */
+
+static __always_inline u64 cpa_word(u64 cpa, u32 offset)
+{
+	return read_u64(cpa + offset);
+}
+
+static __always_inline u64 cpa_address(u64 cpa, u64 index)
+{
+	u32 flags = (u32)cpa_word(cpa, UAP_CPA_FLAGS);
+	u64 vaddr;
+
+	if (flags & UAP_CPA_FLAG_PAGES_ARRAY)
+		return direct_address(page_to_pfn(read_u64(cpa_word(cpa, UAP_CPA_PAGES) + index * 8)));
+	vaddr = cpa_word(cpa, UAP_CPA_VADDR);
+	if (flags & UAP_CPA_FLAG_ARRAY)
+		return read_u64(vaddr + index * 8);
+	return read_u64(vaddr) + (index << 12);
+}
+
+static __always_inline int cpa_enter(u64 cpa)
+{
+	struct uap_context *c = make_context();
+
+	if (!c)
+		return 0;
+	c->cpa[c->cpa_depth & 3] = cpa;
+	if (!c->cpa_depth)
+		c->cpa_start_ns = bpf_ktime_get_ns();
+	c->cpa_depth++;
+	return 0;
+}
+
+static __always_inline void send_uncertain(u64 pfn, u32 nr)
+{
+	struct uap_record *r = begin_record(UAP_UNCERTAIN);
+
+	if (!r)
+		return;
+	r->pfn = pfn;
+	r->nr_pages = nr;
+	ring.ringbuf_submit(r, 0);
+}
+
+/* A change of presence: one record for each 2M region that it touches. */
+static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
+{
+	u64 address = cpa_address(cpa, 0), pfn, end;
+	u64 nr = (u32)cpa_word(cpa, UAP_CPA_NUMPAGES);
+	u32 i;
+
+	if (cpa_word(cpa, UAP_CPA_PGD))
+		return;		/* another table than the kernel's (EFI) */
+	if ((u32)cpa_word(cpa, UAP_CPA_FLAGS) & (UAP_CPA_FLAG_ARRAY | UAP_CPA_FLAG_PAGES_ARRAY)) {
+		send_uncertain(0, 0);	/* pages from anywhere: all of it */
+		return;
+	}
+	if (!in_direct_map(address))
+		return;
+	pfn = (address - UAP_PAGE_OFFSET) >> 12;
+	end = pfn + nr;
+	if (nr > 4 * 512) {
+		send_uncertain(pfn, nr);
+		return;
+	}
+	for (i = 0; i < 5; i++) {
+		struct uap_block_state state = {};
+		struct uap_record *r;
+		u64 next = (pfn | 511) + 1;
+		u32 here;
+
+		if (pfn >= end)
+			break;
+		if (next > end)
+			next = end;
+		here = next - pfn;
+		region_state(pfn, here, 0, &state);
+		if (state.mapping & UAP_MIXED) {
+			send_uncertain(pfn, here);
+		} else {
+			r = begin_record(UAP_CPA);
+			if (!r)
+				return;
+			r->pfn = pfn;
+			r->nr_pages = here;
+			r->nr_present = state.nr_present;
+			r->after = state.mapping;
+			r->aux = ret;
+			r->duration_ns = saturate(ns);
+			ring.ringbuf_submit(r, 0);
+		}
+		pfn = next;
+	}
+}
+
+static __always_inline int cpa_exit(int ret)
+{
+	struct uap_context *c = find_context();
+	u64 ns = 0, cpa;
+
+	if (!c || !c->cpa_depth)
+		return 0;
+	c->cpa_depth--;
+	cpa = c->cpa[c->cpa_depth & 3];
+	if (!c->cpa_depth) {
+		ns = bpf_ktime_get_ns() - c->cpa_start_ns;
+		add(UAP_C_CPA, 1);
+		if (ret)
+			add(UAP_C_CPA_FAILED, 1);
+		time_call(UAP_H_CPA, ns);
+	}
+	/* set_direct_map_*() sends its own record. */
+	if (!c->in_map && ((cpa_word(cpa, UAP_CPA_MASK_SET) | cpa_word(cpa, UAP_CPA_MASK_CLR)) & UAP_PRESENT))
+		send_presence(cpa, ret, ns);
+	drop_context_if_idle(c);
+	return 0;
+}
+
+ENTER(CPA, cpa_enter(ARG(0)))
+EXIT(CPA, 2, cpa_exit((int)RET))
+
+/*
+ * Inside __change_page_attr_set_clr() only a split that succeeded calls flush_tlb_all(): the split functions
+ * themselves are inlined away. The page is the one that cpa->curpage says.
+ */
+static __always_inline int split_seen(void *ctx)
+{
+	struct uap_context *c = find_context();
+	struct uap_record *r;
+	u64 cpa, address, pfn;
+	u32 level, flags = 0, split, nr, stack;
+
+	if (!c || !c->cpa_depth)
+		return 0;
+	cpa = c->cpa[(c->cpa_depth - 1) & 3];
+	address = cpa_address(cpa, cpa_word(cpa, UAP_CPA_CURPAGE));
+	level = mapping_of(address);
+	split = (level & UAP_LEVEL_MASK) == UAP_2M ? UAP_1G : UAP_2M;
+	nr = split == UAP_1G ? 1U << 18 : 512;
+	if (in_direct_map(address)) {
+		pfn = (address - UAP_PAGE_OFFSET) >> 12;
+	} else if (address >= UAP_KERNEL_IMAGE && address < UAP_KERNEL_IMAGE + (1ULL << 30)) {
+		pfn = (address - UAP_KERNEL_IMAGE + UAP_PHYS_BASE) >> 12;
+		flags = UAP_F_KERNEL_IMAGE;
+	} else {
+		pfn = 0;
+		flags = UAP_F_OTHER_MAPPING;
+	}
+	add(flags == UAP_F_OTHER_MAPPING ? UAP_C_SPLIT_OTHER : split == UAP_1G ? UAP_C_SPLIT_1G : UAP_C_SPLIT_2M, 1);
+	stack = send_stack(ctx, 0);
+	r = begin_record(UAP_SPLIT);
+	if (!r)
+		return 0;
+	r->pfn = pfn & ~(u64)(nr - 1);
+	r->nr_pages = nr;
+	r->before = split | (level & UAP_ABSENT);
+	r->after = level;
+	r->stack_id = stack;
+	r->flags = flags;
+	ring.ringbuf_submit(r, 0);
+	return 0;
+}
+
+ENTER(FLUSH_ALL, split_seen(ctx))

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The kernel's page tables, as they are now. */
+
+#define UAP_PRESENT 1ULL
+#define UAP_LEAF 0x80ULL
+#define UAP_GLOBAL_OR_PROTNONE 0x100ULL
+
+static __always_inline u64 page_to_pfn(u64 page)
+{
+	return (page - UAP_VMEMMAP) / UAP_STRUCT_PAGE_SIZE;
+}
+
+static __always_inline u64 direct_address(u64 pfn)
+{
+	return UAP_PAGE_OFFSET + (pfn << 12);
+}
+
+static __always_inline int in_direct_map(u64 address)
+{
+	return address >= UAP_PAGE_OFFSET && address < UAP_PAGE_OFFSET + UAP_DIRECT_MAP_SIZE;
+}
+
+/* The table that an entry points to, as an address in the direct map (page tables are never absent from it). */
+static __always_inline u64 next_table(u64 entry)
+{
+	return UAP_PAGE_OFFSET + (entry & UAP_PFN_MASK);
+}
+
+/*
+ * Where the walk for an address ends: *entry and the level. For a 4K mapping *table is the address of its page table.
+ * An entry that is zero is no mapping at all; one that is not zero and not present is absent.
+ */
+static __always_inline u32 walk(u64 address, u64 *entry, u64 *table)
+{
+	u64 e, t = UAP_INIT_PGD;
+
+#if UAP_LEVELS == 5
+	e = read_u64(t + ((address >> 48) & 511) * 8);
+	if (!(e & UAP_PRESENT))
+		return UAP_UNKNOWN;
+	t = next_table(e);
+#endif
+	e = read_u64(t + ((address >> 39) & 511) * 8);
+	if (!(e & UAP_PRESENT))
+		return UAP_UNKNOWN;
+	t = next_table(e);
+	e = read_u64(t + ((address >> 30) & 511) * 8);
+	*entry = e;
+	if (e & UAP_LEAF)
+		return UAP_1G | (e & UAP_PRESENT ? 0 : UAP_ABSENT);
+	if (!(e & UAP_PRESENT))
+		return e ? UAP_1G | UAP_ABSENT : UAP_UNKNOWN;
+	t = next_table(e);
+	e = read_u64(t + ((address >> 21) & 511) * 8);
+	*entry = e;
+	if (e & UAP_LEAF)
+		return UAP_2M | (e & UAP_PRESENT ? 0 : UAP_ABSENT);
+	if (!(e & UAP_PRESENT))
+		return e ? UAP_2M | UAP_ABSENT : UAP_UNKNOWN;
+	t = next_table(e);
+	*table = t;
+	e = read_u64(t + ((address >> 12) & 511) * 8);
+	*entry = e;
+	if (!e)
+		return UAP_UNKNOWN;
+	return UAP_4K | (e & UAP_PRESENT ? 0 : UAP_ABSENT);
+}
+
+static __always_inline u32 mapping_of(u64 address)
+{
+	u64 entry = 0, table = 0;
+
+	return walk(address, &entry, &table);
+}
+
+struct uap_block_state {
+	u32 nr_present;
+	u32 mapping;
+};
+
+/* How many of nr pages from pfn, all in one 2M region, are present. slot: scratch space of the calling program. */
+static __always_inline void region_state(u64 pfn, u32 nr, u32 slot, struct uap_block_state *state)
+{
+	u64 entry = 0, table = 0;
+	u32 mapping = walk(direct_address(pfn), &entry, &table);
+	struct uap_scratch *s;
+	u32 i, present = 0, size;
+
+	state->mapping = mapping;
+	if (!table) {
+		/* One large entry, or nothing at all, for all of the pages. */
+		state->nr_present = mapping && !(mapping & UAP_ABSENT) ? nr : 0;
+		return;
+	}
+	if (nr <= 1) {
+		state->nr_present = entry & UAP_PRESENT;
+		return;
+	}
+	state->nr_present = 0;
+	s = scratch.lookup(&slot);
+	if (!s)
+		return;
+	size = nr * 8;
+	if (size >= sizeof(s->e)) {
+		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)table))
+			return;
+		nr = 512;
+	} else {
+		size &= sizeof(s->e) - 1;
+		if (bpf_probe_read_kernel(s->e, size, (void *)(table + (pfn & 511) * 8)))
+			return;
+	}
+	for (i = 0; i < 512; i++) {
+		if (i >= nr)
+			break;
+		present += s->e[i] & UAP_PRESENT;
+	}
+	state->nr_present = present;
+	state->mapping = UAP_4K | (!present ? UAP_ABSENT : present < nr ? UAP_MIXED : 0);
+}
+
+/* Pages of a block of the buddy kind (2^order pages, naturally aligned; order 10 takes two regions). */
+static __always_inline void block_state(u64 pfn, u32 order, u32 slot, struct uap_block_state *state)
+{
+	struct uap_block_state second = {};
+	u32 nr = 1U << (order & 15);
+
+	if (nr <= 512) {
+		region_state(pfn, nr, slot, state);
+		return;
+	}
+	region_state(pfn, 512, slot, state);
+	region_state(pfn + 512, 512, slot, &second);
+	state->nr_present += second.nr_present;
+	if (second.mapping != state->mapping)
+		state->mapping = (state->mapping & UAP_LEVEL_MASK) | UAP_MIXED;
+}
