@@ -118,20 +118,24 @@ class MappedRing:
         ring, or as much as fits a kept buffer where discarded or odd records lie between. Stops at a record that is reserved and not
         yet submitted. An empty batch means that there is nothing more to be had now.
         """
-        self.release()
         limit = self.size_bytes if limit_bytes is None else max(_STEP, limit_bytes)
-        begin = self._position
-        available = int(self._producer[0]) - begin
-        if available <= 0:
-            return self._view(0, 0)
-        offset = begin & self._mask
-        # A record that begins in the data may end in the page after it; the next one begins at the front again.
-        window = min(available, self.size_bytes - offset + _STEP - HEADER_BYTES, limit)
-        count = self._plain_records(offset, window // _STEP)
-        if count * _STEP >= min(_SHORT_RUN_BYTES, window - window % _STEP) and count:
-            self._position = begin + count * _STEP
-            return self._view(offset, count)
-        return self._gather(available, limit)
+        while True:
+            self.release()
+            begin = self._position
+            available = int(self._producer[0]) - begin
+            if available <= 0:
+                return self._view(0, 0)
+            offset = begin & self._mask
+            # A record that begins in the data may end in the page after it; the next one begins at the front again.
+            window = min(available, self.size_bytes - offset + _STEP - HEADER_BYTES, limit)
+            count = self._plain_records(offset, window // _STEP)
+            if count and count * _STEP >= min(_SHORT_RUN_BYTES, window - window % _STEP):
+                self._position = begin + count * _STEP
+                return self._view(offset, count)
+            batch = self._gather(available, limit)
+            # Where there were only records to step over, go on: an empty batch says that there is nothing more.
+            if len(batch) or self._position == begin:
+                return batch
 
     def close(self) -> None:
         """Release the last batch and unmap. Batches that are still referred to keep their mapping alive."""
@@ -175,8 +179,7 @@ class MappedRing:
         position = self._position
         end = position + available
         stop = position + min(available, limit)
-        # Where there were only records to step over, go on: an empty batch would say that there is nothing more.
-        while position < end and (position < stop or not used) and used + _STEP <= _KEPT_BYTES:
+        while position < stop and used + _STEP <= _KEPT_BYTES:
             offset = position & self._mask
             header = int(self._data[offset : offset + 4].view(np.uint32)[0])
             if header & BUSY_BIT:

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a ring holds (records being written, discarded ones, other lengths, wraps), the reader's answer is the layout's.
+
+A memory file laid out as the kernel lays out its ring buffer stands for the map: every state can be had, and no privilege is needed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.sources import ring as ring_module
+from uaptrace.sources.ring import BUSY_BIT, DISCARD_BIT, MappedRing
+from uaptrace.wire import RECORD
+
+PAGE = 4096
+
+
+class FakeRing:
+    """The kernel's side of a ring buffer, in a memory file; what it holds is also kept as a plain list."""
+
+    def __init__(self, size_bytes: int, position: int) -> None:
+        self.size_bytes = size_bytes
+        self.fd = os.memfd_create("ring")
+        os.ftruncate(self.fd, 2 * PAGE + 2 * size_bytes)
+        self.map = mmap.mmap(self.fd, 0)
+        self.positions = memoryview(self.map).cast("Q")
+        self.data = np.frombuffer(self.map, np.uint8, offset=2 * PAGE)
+        self.positions[0] = self.positions[PAGE // 8] = position
+        self.headers: list[int] = []
+        """Positions of the records that are still busy."""
+
+    def used(self) -> int:
+        return self.positions[PAGE // 8] - self.positions[0]
+
+    def write(self, position: int, content: bytes) -> None:
+        """Both copies, as they are one and the same memory in the kernel."""
+        for i, byte in enumerate(content):
+            offset = (position + i) & (self.size_bytes - 1)
+            self.data[offset] = self.data[offset + self.size_bytes] = byte
+
+    def reserve(self, body: bytes) -> int | None:
+        """A busy record; its position, or None where the ring is full (the kernel never fills the last byte)."""
+        total = (len(body) + 8 + 7) & ~7
+        position = self.positions[PAGE // 8]
+        if self.used() + total > self.size_bytes - 1:
+            return None
+        self.write(position, np.array([len(body) | BUSY_BIT, 77], "<u4").tobytes() + body)
+        self.positions[PAGE // 8] = position + total
+        return position
+
+    def submit(self, position: int, length: int, discard: bool) -> None:
+        self.write(position, np.array([length | (DISCARD_BIT if discard else 0)], "<u4").tobytes())
+
+    def close(self) -> None:
+        self.positions.release()
+        del self.data
+        self.map.close()
+        os.close(self.fd)
+
+
+def body(number: int, length: int = RECORD.itemsize) -> bytes:
+    record = np.zeros(1, RECORD)
+    record["pfn"] = number
+    record["flags"] = number & 0xFFFF
+    return record.tobytes()[:length].ljust(length, b"\xee")
+
+
+@contextmanager
+def opened(size_bytes: int = PAGE, position: int = 0) -> Iterator[tuple[FakeRing, MappedRing]]:
+    fake = FakeRing(size_bytes, position)
+    try:
+        with MappedRing(fake.fd, size_bytes) as ring:
+            yield fake, ring
+    finally:
+        fake.close()
+
+
+ODD_LENGTHS = st.sampled_from([1, 8, 24, 48, 55, 57, 64, 120, 200])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 40)),
+        st.tuples(st.just("discard"), st.integers(1, 6)),
+        st.tuples(st.just("odd"), ODD_LENGTHS),
+        st.tuples(st.just("odd discarded"), ODD_LENGTHS),
+        st.tuples(st.just("begin"), st.just(0)),
+        st.tuples(st.just("begin odd"), ODD_LENGTHS),
+        st.tuples(st.just("finish"), st.just(0)),
+        st.tuples(st.just("abandon"), st.just(0)),
+        st.tuples(st.just("drain"), st.sampled_from([0, 1, 64, 200, 1000, 100000])),
+    ),
+    max_size=60,
+)
+
+
+@given(steps=STEPS, position=st.integers(0, 2**40 // 8).map(lambda n: n * 8), short_run=st.sampled_from([64, 256, 1 << 20]))
+def test_every_submitted_record_comes_once_and_in_order(steps: list[tuple[str, int]], position: int, short_run: int) -> None:
+    """Against a plain list of what was put in; a record being written holds back all behind it, and only those."""
+    put: list[tuple[int, int, int, str]] = []  # position, number, length, state: busy, done or discarded
+    seen: list[int] = []
+    number = 0
+    patch = pytest.MonkeyPatch()
+    # Chunks and the kept buffer of a few records, so that their edges are met too.
+    patch.setattr(ring_module, "_SHORT_RUN_BYTES", short_run)
+    patch.setattr(ring_module, "_KEPT_BYTES", 64 * 5)
+    patch.setattr(ring_module, "_CHUNK_BYTES", 64 * 3)
+    with opened(PAGE, position) as (fake, ring):
+
+        def add(length: int, state: str) -> None:
+            nonlocal number
+            where = fake.reserve(body(number, length))
+            if where is not None:
+                put.append((where, number, length, state))
+                if state != "busy":
+                    fake.submit(where, length, state == "discarded")
+            number += 1
+
+        def finish(state: str) -> None:
+            for i in reversed(range(len(put))):
+                where, its_number, length, its_state = put[i]
+                if its_state == "busy":
+                    fake.submit(where, length, state == "discarded")
+                    put[i] = (where, its_number, length, state)
+                    return
+
+        def expected() -> tuple[list[int], int]:
+            done, odd = [], 0
+            for _, its_number, length, state in put:
+                if state == "busy":
+                    break
+                if state == "done":
+                    if length == RECORD.itemsize:
+                        done.append(its_number)
+                    else:
+                        odd += 1
+            return done, odd
+
+        def drain_all(limit: int | None) -> None:
+            while len(batch := ring.drain(limit)):
+                assert limit is None or len(batch) <= max(1, -(-limit // 64))
+                assert (batch["flags"] == batch["pfn"] & 0xFFFF).all()
+                assert not batch.flags.writeable
+                seen.extend(batch["pfn"].tolist())
+
+        for what, argument in steps:
+            if what == "put":
+                for _ in range(argument):
+                    add(RECORD.itemsize, "done")
+            elif what == "discard":
+                for _ in range(argument):
+                    add(RECORD.itemsize, "discarded")
+            elif what == "odd":
+                add(argument, "done")
+            elif what == "odd discarded":
+                add(argument, "discarded")
+            elif what == "begin":
+                add(RECORD.itemsize, "busy")
+            elif what == "begin odd":
+                add(argument, "busy")
+            elif what in ("finish", "abandon"):
+                finish("done" if what == "finish" else "discarded")
+            else:
+                drain_all(argument or None)
+                assert (seen, ring.decode_errors) == expected()
+        while any(p[3] == "busy" for p in put):
+            finish("done")
+        drain_all(None)
+        assert (seen, ring.decode_errors) == expected()
+        assert ring.used_bytes == fake.used() == 0
+    patch.undo()
+
+
+def test_a_record_being_written_holds_back_what_is_behind_it() -> None:
+    with opened() as (fake, ring):
+        for number in range(3):
+            where = fake.reserve(body(number))
+            assert where is not None
+            fake.submit(where, RECORD.itemsize, False)
+        busy = fake.reserve(body(3))
+        after = fake.reserve(body(4))
+        assert busy is not None
+        assert after is not None
+        fake.submit(after, RECORD.itemsize, False)
+        assert ring.drain()["pfn"].tolist() == [0, 1, 2]
+        assert len(ring.drain()) == 0
+        assert ring.used_bytes == 128
+        fake.submit(busy, RECORD.itemsize, False)
+        assert ring.drain()["pfn"].tolist() == [3, 4]
+
+
+def test_many_records_to_step_over_do_not_look_like_an_empty_ring() -> None:
+    """Otherwise the reader would go to sleep on what is behind them, and nobody would wake it."""
+    with opened(1 << 20) as (fake, ring):
+        for number in range(5000):
+            where = fake.reserve(body(number, 24))
+            assert where is not None
+            fake.submit(where, 24, number % 2 == 0)
+        where = fake.reserve(body(1))
+        assert where is not None
+        fake.submit(where, RECORD.itemsize, False)
+        assert ring.drain(limit_bytes=64)["pfn"].tolist() == [1]
+        assert ring.decode_errors == 2500
+
+
+def test_a_length_that_leads_past_the_end_costs_what_is_in_the_ring_and_no_more() -> None:
+    with opened() as (fake, ring):
+        where = fake.reserve(body(0))
+        assert where is not None
+        fake.submit(where, 0x3FFFFFFF, False)
+        assert len(ring.drain()) == 0
+        assert ring.decode_errors == 1
+        assert ring.used_bytes == 0
+        where = fake.reserve(body(9))
+        assert where is not None
+        fake.submit(where, RECORD.itemsize, False)
+        assert ring.drain()["pfn"].tolist() == [9]
+
+
+def test_a_batch_that_is_still_referred_to_outlives_the_ring() -> None:
+    fake = FakeRing(PAGE, 0)
+    where = fake.reserve(body(5))
+    assert where is not None
+    fake.submit(where, RECORD.itemsize, False)
+    ring = MappedRing(fake.fd, PAGE)
+    batch = ring.drain()
+    ring.close()
+    ring.close()
+    assert batch["pfn"].tolist() == [5]
+    fake.close()
+
+
+@pytest.mark.parametrize(("size_bytes", "said"), [(PAGE * 2, "of that size"), (3000, "power of two"), (PAGE * 3, "power of two")])
+def test_a_wrong_size_is_one_clear_sentence(size_bytes: int, said: str) -> None:
+    fake = FakeRing(PAGE, 0)
+    with pytest.raises(CannotTraceError, match=said) as caught:
+        MappedRing(fake.fd, size_bytes)
+    assert "\n" not in str(caught.value)
+    fake.close()
