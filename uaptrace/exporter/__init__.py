@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scrape endpoint: a Snapshot as Prometheus metrics and as JSON, over HTTP or HTTPS.
+
+Nothing is imported here, so that a command which only wants one part does not pay for the rest:
+
+    metrics      Snapshot -> metric families (prometheus-client)
+    rendering    families -> bytes in the format that the client asked for
+    web_config   --web.config.file
+    auth         passwords and the rate limit
+    http         the server (asyncio, h11)
+    routes       what is answered under which path
+    serve        serve(feed, listen, web_config) -> Server
+
+docs/serving.md describes it, docs/metrics.md lists the metrics.
+"""
