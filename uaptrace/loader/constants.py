@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the constants that the programs and the page-table reader need from the running kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.loader.btf import KernelBtf
+from uaptrace.loader.program import KernelConstants
+from uaptrace.sources.kernel_memory import KernelMemory, read_u32, read_u64
+
+VARIABLES: Final = (
+    "init_top_pgt",
+    "init_mm",
+    "page_offset_base",
+    "vmemmap_base",
+    "__pgtable_l5_enabled",
+    "phys_base",
+    "physical_mask",
+    "sme_me_mask",
+    "mem_section",
+    "_text",
+    "kfence_enabled",
+)
+"""Kernel variables whose addresses are wanted from kallsyms. Not every kernel has all of them."""
+
+KERNEL_IMAGE: Final = 0xFFFFFFFF80000000
+"""__START_KERNEL_map (Documentation/arch/x86/x86_64/mm.rst)."""
+GFP_UNMAPPED: Final = 0x10000000
+"""___GFP_UNMAPPED of the series (contract, section 1)."""
+_PTE_PFN_MASK: Final = 0x000FFFFFFFFFF000
+# Documentation/arch/x86/x86_64/mm.rst: without KASLR of memory regions, and how much room the direct map has.
+_PAGE_OFFSET: Final = {4: 0xFFFF888000000000, 5: 0xFF11000000000000}
+_VMEMMAP: Final = {4: 0xFFFFEA0000000000, 5: 0xFFD4000000000000}
+_DIRECT_MAP_BYTES: Final = {4: 1 << 46, 5: 1 << 55}
+
+
+def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: KernelBtf) -> KernelConstants:
+    """Raises CannotTraceError where something that cannot be done without is missing."""
+    if not any(symbols.values()):
+        raise CannotTraceError(
+            "kernel addresses are hidden: run as root with kernel.kptr_restrict below 2 (sysctl -w kernel.kptr_restrict=1)"
+        )
+    levels = 5 if _number(memory, symbols, "__pgtable_l5_enabled", read_u32, 0) & 1 else 4
+    mask = _PTE_PFN_MASK
+    if "physical_mask" in symbols:
+        mask &= read_u64(memory, symbols["physical_mask"])
+    if "sme_me_mask" in symbols:
+        mask &= ~read_u64(memory, symbols["sme_me_mask"])
+    if "init_top_pgt" in symbols:
+        pgd = symbols["init_top_pgt"]
+    elif "init_mm" in symbols:
+        pgd = read_u64(memory, symbols["init_mm"] + btf.member_offset("mm_struct", "pgd"))
+    else:
+        raise CannotTraceError("neither init_top_pgt nor init_mm is in /proc/kallsyms: CONFIG_KALLSYMS_ALL=y is needed")
+    return KernelConstants(
+        page_offset=_number(memory, symbols, "page_offset_base", read_u64, _PAGE_OFFSET[levels]),
+        direct_map_size=_DIRECT_MAP_BYTES[levels],
+        vmemmap=_number(memory, symbols, "vmemmap_base", read_u64, _VMEMMAP[levels]),
+        init_pgd=pgd,
+        levels=levels,
+        pfn_mask=mask,
+        struct_page_size=btf.struct_size("page"),
+        phys_base=_number(memory, symbols, "phys_base", read_u64, 0),
+        kernel_image=KERNEL_IMAGE,
+        gfp_unmapped=GFP_UNMAPPED,
+        cpa_vaddr=btf.member_offset("cpa_data", "vaddr"),
+        cpa_pgd=btf.member_offset("cpa_data", "pgd"),
+        cpa_mask_set=btf.member_offset("cpa_data", "mask_set"),
+        cpa_mask_clr=btf.member_offset("cpa_data", "mask_clr"),
+        cpa_numpages=btf.member_offset("cpa_data", "numpages"),
+        cpa_curpage=btf.member_offset("cpa_data", "curpage"),
+        cpa_flags=btf.member_offset("cpa_data", "flags"),
+        cpa_pages=btf.member_offset("cpa_data", "pages"),
+        shrink_nr_to_scan=btf.member_offset("shrink_control", "nr_to_scan"),
+    )
+
+
+def _number(memory: KernelMemory, symbols: Mapping[str, int], name: str, read: object, default: int) -> int:
+    if name not in symbols:
+        return default
+    return int(read(memory, symbols[name]))  # type: ignore[operator]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host and kernel offer: privileges, lockdown, BTF, bcc, symbols. Read once, before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+TRACEFS_ROOTS: Final = ("sys/kernel/tracing", "sys/kernel/debug/tracing")
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Facts about the host that decide what can be traced. What could not be read is None."""
+
+    effective_uid: int
+    lockdown: str | None
+    """none, integrity or confidentiality; None where the kernel has no lockdown file."""
+    has_btf: bool
+    bcc_found: bool
+    bcc_reason: str
+    """Why bcc was not found; empty where it was."""
+    attachable: frozenset[str] | None
+    """Functions that ftrace can hook, of those asked for; None where tracefs cannot be read."""
+    symbols: dict[str, int] = field(default_factory=dict)
+    """Addresses of those asked for that the kernel has; 0 where addresses are hidden."""
+    bpf_denied: str = ""
+    """Why the kernel refuses tracing programs; empty where it was not seen to."""
+
+
+def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
+    """Gather the facts; never raises for what is missing. ``wanted``: names of functions and variables."""
+    names = frozenset(wanted)
+    found, reason = _find_bcc()
+    return HostFacts(
+        effective_uid=os.geteuid(),
+        lockdown=parse_lockdown(_read(root / "sys/kernel/security/lockdown")),
+        has_btf=(root / "sys/kernel/btf/vmlinux").exists(),
+        bcc_found=found,
+        bcc_reason=reason,
+        attachable=_attachable(names, root),
+        symbols=parse_kallsyms(_read_bytes(root / "proc/kallsyms") or b"", names),
+    )
+
+
+def parse_lockdown(text: str | None) -> str | None:
+    """``none [integrity] confidentiality`` -> ``integrity`` (Documentation: man 7 kernel_lockdown)."""
+    if not text or "[" not in text:
+        return None
+    return text[text.index("[") + 1 : text.index("]")]
+
+
+def parse_kallsyms(data: bytes, wanted: Iterable[str]) -> dict[str, int]:
+    """Addresses of the wanted names out of /proc/kallsyms (``address type name [module]``); modules' are left out."""
+    names = {name.encode() for name in wanted}
+    found: dict[str, int] = {}
+    for line in data.split(b"\n"):
+        parts = line.split(None, 3)
+        if len(parts) == 3 and parts[2] in names:
+            found.setdefault(parts[2].decode(), int(parts[0], 16))
+    return found
+
+
+def tracefs(root: Path = Path("/")) -> Path | None:
+    """Where tracefs is mounted and can be read."""
+    for candidate in TRACEFS_ROOTS:
+        path = root / candidate
+        if os.access(path / "available_filter_functions", os.R_OK):
+            return path
+    return None
+
+
+def _attachable(names: frozenset[str], root: Path) -> frozenset[str] | None:
+    where = tracefs(root)
+    data = _read_bytes(where / "available_filter_functions") if where else None
+    if not data:
+        return None
+    return frozenset({line.split(b" ", 1)[0].decode() for line in data.split(b"\n")} & names)
+
+
+def _find_bcc() -> tuple[bool, str]:
+    try:
+        spec = importlib.util.find_spec("bcc")
+    except (ImportError, ValueError) as error:
+        return False, str(error)
+    if spec is None or spec.origin is None:
+        return False, "the Python package bcc is not installed for this interpreter"
+    # The PyPI package of the same name is something else: it has no libbcc binding.
+    if not (Path(spec.origin).parent / "libbcc.py").exists():
+        return False, f"the package bcc in {Path(spec.origin).parent} is not the BPF Compiler Collection"
+    return True, ""
+
+
+def kernel_release() -> str:
+    return platform.release()
+
+
+def _read(path: Path) -> str | None:
+    data = _read_bytes(path)
+    return None if data is None else data.decode(errors="replace")
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

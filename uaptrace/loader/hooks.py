@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be hooked, and by which function on which kernel. Names only: presence decides, never a version.
+
+Names and when they changed: kernel contract, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Need(StrEnum):
+    """What a missing hook means for the user."""
+
+    DIRECT_MAP = "direct map"
+    """Without it the state of the direct map or the cause of its splits is not exact."""
+    SERIES = "unmapped cache"
+    """Only on a kernel with the series."""
+    OPTIONAL = "optional"
+    """Not on every kernel, and nothing is lost without it."""
+
+
+class PageAllocHook(StrEnum):
+    """What to do on the page allocator's path. docs/performance.md has the cost of each."""
+
+    AUTO = "auto"
+    """Requests and refills on a kernel with the series, nothing elsewhere."""
+    OFF = "off"
+    """Nothing: invariant 1 is not checked, and the order of a refill is taken from what it unmaps."""
+    COUNT = "count"
+    """On a kernel without the series: count every allocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One function to be hooked on entry, and on exit where ``has_exit``.
+
+    ``name`` is the NAME of ENTER(NAME, ...) in bpf/*.bpf.c; ``symbols`` are candidates, best first.
+    """
+
+    name: str
+    symbols: tuple[str, ...]
+    need: Need
+    has_exit: bool
+    purpose: str
+
+
+ALLOC_PAGES_SYMBOLS: Final = (
+    # 6.14 and later: 49249a2a5ea1 ("mm/page_alloc: add __alloc_frozen_pages()"); the older name became a wrapper.
+    "__alloc_frozen_pages_noprof",
+    # 6.10 to 6.13: b951aaff5035 ("mm: enable page allocation tagging").
+    "__alloc_pages_noprof",
+    "__alloc_pages",
+)
+
+HOOKS: Final = (
+    # The split hooks are attached first, so that what attaching the others splits is seen.
+    Hook("CPA", ("__change_page_attr_set_clr",), Need.DIRECT_MAP, True, "every attribute change of kernel mappings"),
+    Hook("FLUSH_ALL", ("flush_tlb_all",), Need.DIRECT_MAP, False, "splits: inside the former only a split calls it"),
+    Hook("SET_INVALID", ("set_direct_map_invalid_noflush",), Need.DIRECT_MAP, True, "a page leaves the direct map"),
+    Hook("SET_DEFAULT", ("set_direct_map_default_noflush",), Need.DIRECT_MAP, True, "a page comes back to it"),
+    # 0b5b5fd2cee8 ("mm/vmalloc/execmem: set_direct_map_valid_noflush()"): 6.13 and later, with execmem's ROX cache.
+    Hook("SET_VALID", ("set_direct_map_valid_noflush",), Need.OPTIONAL, True, "several pages leave it or come back"),
+    Hook("CACHE_ALLOC", ("unmapped_pages_alloc",), Need.SERIES, True, "allocations from the unmapped cache"),
+    Hook("CACHE_FREE", ("unmapped_pages_free",), Need.SERIES, True, "frees into the unmapped cache"),
+    Hook("CACHE_RELEASE", ("__free_unmapped_page",), Need.SERIES, False, "blocks given back to the page allocator"),
+    Hook("FLUSH_RANGE", ("flush_tlb_kernel_range",), Need.SERIES, False, "the flush that ends a refill"),
+    Hook("SHRINK_SCAN", ("unmapped_alloc_scan_objects",), Need.SERIES, True, "shrinker runs"),
+    Hook("SHRINK_COUNT", ("unmapped_alloc_count_objects",), Need.SERIES, False, "shrinker counts"),
+    Hook("ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "requests with __GFP_UNMAPPED, refills"),
+    Hook("ALLOC_PAGES_COUNT", ALLOC_PAGES_SYMBOLS, Need.OPTIONAL, False, "plain count of allocations"),
+)
+
+SERIES_SYMBOL: Final = "unmapped_pages_alloc"
+"""A kernel that has this function has the series."""

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides, from facts, how each hook will be attached. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Hook, Need, PageAllocHook
+
+NONE = "none"
+FENTRY = "fentry"
+KPROBE = "kprobe"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedHook:
+    """One hook with the function and the mechanism chosen for it, or the reason why not."""
+
+    hook: Hook
+    symbol: str | None
+    mechanism: str
+    """fentry (with fexit where the hook has an exit), kprobe (with kretprobe) or none."""
+    reason: str = ""
+
+
+def wanted_symbols() -> frozenset[str]:
+    """Every function that some hook may use."""
+    return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL}
+
+
+def plan_hooks(
+    symbols: Mapping[str, int],
+    attachable: frozenset[str] | None,
+    has_type: Callable[[str], bool],
+    *,
+    page_alloc: PageAllocHook = PageAllocHook.AUTO,
+    mechanism: str | None = None,
+    demoted: Iterable[str] = (),
+) -> tuple[PlannedHook, ...]:
+    """Choose for every hook.
+
+    ``symbols``: functions that the kernel has; ``attachable``: those that ftrace can hook, None where that is not
+    known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``demoted`` are hooks whose
+    first mechanism was refused when it was tried: they get the next one.
+    """
+    has_series = SERIES_SYMBOL in symbols
+    refused = tuple(demoted)
+    return tuple(_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count(hook.name)) for hook in HOOKS)
+
+
+def _plan(
+    hook: Hook,
+    symbols: Mapping[str, int],
+    attachable: frozenset[str] | None,
+    has_type: Callable[[str], bool],
+    has_series: bool,
+    page_alloc: PageAllocHook,
+    forced: str | None,
+    refusals: int,
+) -> PlannedHook:
+    if hook.need is Need.SERIES and not has_series:
+        return PlannedHook(hook, None, NONE, "the series is not in this kernel")
+    if hook.name == "ALLOC_PAGES" and page_alloc is PageAllocHook.OFF:
+        return PlannedHook(hook, None, NONE, "off by --page-alloc-hook")
+    if hook.name == "ALLOC_PAGES_COUNT" and (page_alloc is not PageAllocHook.COUNT or has_series):
+        return PlannedHook(hook, None, NONE, "only with --page-alloc-hook=count on a kernel without the series")
+    symbol = next((s for s in hook.symbols if s in symbols), None)
+    if symbol is None:
+        return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel")
+    if attachable is not None and symbol not in attachable:
+        return PlannedHook(hook, symbol, NONE, f"{symbol}() cannot be attached to (not in available_filter_functions)")
+    mechanisms = [m for m in (FENTRY, KPROBE) if m != FENTRY or has_type(symbol)]
+    if forced:
+        mechanisms = [m for m in mechanisms if m == forced]
+    if refusals >= len(mechanisms):
+        return PlannedHook(hook, symbol, NONE, f"the kernel refused to attach to {symbol}()")
+    return PlannedHook(hook, symbol, mechanisms[refusals])
