@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, SummaryMetricFamily
@@ -21,7 +22,7 @@ from uaptrace.model.snapshot import Snapshot
 
 DROP_REASONS: Final = ("handshake", "deadline", "limit", "malformed", "unauthorized")
 _GZIP_LEVEL: Final = 3
-"""Level 9 takes four times as long for 3% fewer bytes here."""
+"""Level 9 takes five times as long for a seventh fewer bytes here."""
 
 
 @dataclass(slots=True)
@@ -84,15 +85,25 @@ class Renderer:
         """One answer to /metrics: the body, and the headers that belong to it."""
         begin = self._clock()
         collector = ScrapeCollector(feed(), self._statistics, self._process)
-        try:
-            encoder, content_type = choose_encoder(accept)
-        except ValueError:
-            # A version that is not a number: the client gets the format that everyone reads.
-            encoder, content_type = choose_encoder("")
+        encoder, content_type = negotiated(accept)
         body, encoding = compressed(encoder(collector), accept_encoding)
         self._statistics.scrapes += 1
         self._statistics.scrape_seconds += self._clock() - begin
         return body, [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding"), *encoding]
+
+
+def negotiated(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """The format for an Accept header: a function that renders it, and its content type."""
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except ValueError:
+        # A version that is not a number: the client gets the format that everyone reads.
+        encoder, content_type = choose_encoder("")
+    if isinstance(encoder, partial) and encoder.keywords.get("escaping") == "underscores":
+        # All names here are plain ones, so nothing needs escaping and the answer is the same byte by byte; but
+        # prometheus-client looks at them letter by letter for this scheme, which doubles the time of a scrape.
+        encoder = partial(encoder, escaping="allow-utf-8")
+    return encoder, content_type
 
 
 def compressed(body: bytes, accept_encoding: str) -> tuple[bytes, Sequence[tuple[str, str]]]:

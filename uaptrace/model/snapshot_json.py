@@ -45,9 +45,9 @@ class SnapshotFormatError(UaptraceError):
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """The snapshot as one JSON document in UTF-8."""
+    """The snapshot as one JSON document (ASCII, so that a name with broken UTF-8 passes too)."""
     document = {"schema": SCHEMA, **_encode(snapshot)}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
