@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screen of uaptrace top."""
+"""``uaptrace top``: the screen. Importing this package loads no terminal library; ``uaptrace.tui.app`` does."""

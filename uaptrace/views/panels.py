@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, UnmappedCacheView, Violation
-from uaptrace.units import LEVELS, NR_ORDERS, Level
+from uaptrace.units import NR_ORDERS, Level
 from uaptrace.views import words
 from uaptrace.views.charts import bar, sparkline
 from uaptrace.views.lines import Line, Style, fit, heading, line, paragraph, wrap

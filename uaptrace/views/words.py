@@ -74,12 +74,11 @@ def duration(time_ns: float | None) -> str:
     if time_ns is None:
         return UNKNOWN
     value = float(time_ns)
-    for unit in ("ns", "µs", "ms"):
+    unit = "ns"
+    for larger in ("µs", "ms", "s"):
         if value < 999.5:
             break
-        value /= 1000
-    else:
-        unit = "s"
+        value, unit = value / 1000, larger
     if unit == "ns":
         return f"{value:.0f} ns"
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
