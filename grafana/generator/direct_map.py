@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Direct map*: one host, six questions from top to bottom."""
+
+from __future__ import annotations
+
+from .panels import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    TEXT,
+    YELLOW,
+    ZERO_IS_GOOD,
+    Json,
+    Panel,
+    Query,
+    Row,
+    bars,
+    count_of,
+    dashboard,
+    metric,
+    named_color,
+    rate,
+    stat,
+    thresholds,
+    timeseries,
+    total,
+    value_names,
+)
+
+UID = "uaptrace-direct-map"
+
+LARGE = metric("direct_map_bytes", level="2m|1g")
+ALL_BYTES = f"({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"
+LARGE_SHARE_STEPS = thresholds(RED, (0.5, ORANGE), (0.8, YELLOW), (0.95, GREEN))
+EXACT_NAMES = value_names({0: ("not exact", RED), 1: ("exact", GREEN)})
+LEVEL_COLORS = (named_color("1G", "dark-green"), named_color("2M", "green"), named_color("4K", ORANGE), named_color("absent", PURPLE))
+
+
+def by_level(name: str, level: str) -> str:
+    """Sum over the chosen hosts of one level."""
+    return total(metric(name, level=level))
+
+
+def splits_by_level() -> Panel:
+    """Splits per minute; used by two dashboards."""
+    return timeseries(
+        "Splits per minute by size",
+        "How often a large mapping is cut into smaller ones. Each split of a 2M mapping costs 511 more TLB entries for that memory, and it is not undone "
+        "by itself. Spikes when a module is loaded or a service starts are normal; a steady rate is not: see who does it, below.",
+        *(
+            Query(f"60 * {total(rate(metric('direct_map_splits_total', level=level)))}", f"{name} split")
+            for level, name in (("2m", "2M"), ("1g", "1G"))
+        ),
+        unit="cpm",
+        width=10,
+        overrides=(named_color("2M split", ORANGE), named_color("1G split", RED)),
+    )
+
+
+def fragmented() -> Row:
+    """How fragmented is it?"""
+    return Row(
+        "How fragmented is it?",
+        [
+            timeseries(
+                "Direct map by size of mapping",
+                "All memory the kernel maps for itself, by the size of the mapping. Green is good: large mappings need few TLB entries. Orange is memory that "
+                "needs one entry for every 4 KiB. Purple is absent: nobody can reach it through the direct map, as is meant for secret memory. "
+                "Growing orange: find the cause under “Who does it?”.",
+                Query(by_level("direct_map_bytes", "1g"), "1G"),
+                Query(by_level("direct_map_bytes", "2m"), "2M"),
+                Query(by_level("direct_map_bytes", "4k"), "4K"),
+                Query(total(metric("direct_map_absent_bytes")), "absent"),
+                unit="bytes",
+                stacked=True,
+                width=14,
+                height=8,
+                overrides=LEVEL_COLORS,
+            ),
+            stat(
+                "In large mappings",
+                "Share of the direct map in 2M and 1G mappings. Freshly booted hosts are above 95 %. Below 80 % is worth a look at the cause, below 50 % workloads "
+                "that are bound by the TLB are measurably slower. A reboot restores it; nothing else does on kernels that cannot collapse mappings.",
+                Query(f"{total(LARGE)} / {ALL_BYTES}"),
+                unit="percentunit",
+                decimals=1,
+                steps=LARGE_SHARE_STEPS,
+                sparkline=True,
+                width=5,
+            ),
+            stat(
+                "Longest intact run",
+                "The longest stretch of memory that is mapped by 2M and 1G entries only (the smallest of the hosts chosen). When it is far below the size of the host, "
+                "splits are scattered over all of memory rather than grouped: that is what the unmapped cache is meant to avoid.",
+                Query(f"min({metric('direct_map_largest_intact_bytes')})"),
+                unit="bytes",
+                sparkline=True,
+                width=5,
+            ),
+            stat(
+                "Absent",
+                "Memory that was taken out of the direct map: secret memory, pages of the unmapped cache, guarded pages. It should follow what is in use; "
+                "if it only grows, something takes pages and never gives them back.",
+                Query(total(metric("direct_map_absent_bytes"))),
+                unit="bytes",
+                sparkline=True,
+                width=5,
+            ),
+            stat(
+                "Stranded in 4K",
+                "Memory in 2M regions that are whole again, but still mapped by 512 small entries: damage without a benefit. It stays until a reboot, "
+                "or until the kernel can collapse mappings. Compare hosts with and without the unmapped cache by this figure.",
+                Query(f"2 * 1024 * 1024 * {total(metric('direct_map_stranded_regions'))}"),
+                unit="bytes",
+                sparkline=True,
+                width=5,
+            ),
+        ],
+    )
+
+
+def worse() -> Row:
+    """Is it getting worse?"""
+    return Row(
+        "Is it getting worse?",
+        [
+            splits_by_level(),
+            timeseries(
+                "2M regions",
+                "Touched: at least one page is absent now. Mapped by 4K: split, whatever is absent. Stranded: split, though nothing is absent any more. "
+                "Touched without split cannot be; a gap between the lines that widens is memory that was damaged and left behind.",
+                Query(total(metric("direct_map_split_regions")), "mapped by 4K"),
+                Query(total(metric("direct_map_touched_regions")), "touched"),
+                Query(total(metric("direct_map_stranded_regions")), "stranded"),
+                unit="short",
+                width=9,
+                decimals=0,
+                overrides=(named_color("mapped by 4K", ORANGE), named_color("touched", PURPLE), named_color("stranded", RED)),
+            ),
+            stat(
+                "Splits in the time shown",
+                "Large mappings that were split in the time that this dashboard shows, by what was split.",
+                Query(count_of(metric("direct_map_splits_total", level="2m")), "2M", instant=True),
+                Query(count_of(metric("direct_map_splits_total", level="1g")), "1G", instant=True),
+                unit="short",
+                width=5,
+                decimals=0,
+                steps=thresholds(GREEN, (1, TEXT), (1000, ORANGE), (10000, RED)),
+            ),
+            stat(
+                "Large mappings used up in",
+                "If it goes on as in the time shown (a straight line through it), no large mapping will be left after this time. Under a day: act now, find the cause below "
+                "and plan a reboot. “not shrinking” is what you want to see.",
+                Query(f"({total(LARGE)} / -sum(deriv({LARGE}[$__range]))) > 0", instant=True),
+                unit="s",
+                width=5,
+                steps=thresholds(RED, (86400, ORANGE), (7 * 86400, GREEN)),
+                no_value="not shrinking",
+            ),
+        ],
+    )
+
+
+def who() -> Row:
+    """Who does it?"""
+    splits = metric("direct_map_splits_total")
+    return Row(
+        "Who does it?",
+        [
+            bars(
+                "Splits in the time shown, by cause",
+                "What made the kernel split large mappings. “self” is uaptrace, “other” a caller outside the known list. For the process, the cgroup and the kernel stack "
+                "behind a bar run `uaptrace splits` on the host: those would be too many series for Prometheus.",
+                Query(f"sort_desc({count_of(splits, 'cause')})", "{{cause}}", instant=True),
+                unit="short",
+                decimals=0,
+                width=8,
+            ),
+            timeseries(
+                "Splits per minute by cause",
+                "When each cause was at work. Line it up with deployments, module loads and the annotations: the cause that rises with the orange area above is the one to fix.",
+                Query(f"60 * {total(rate(splits), 'cause')}", "{{cause}}"),
+                unit="cpm",
+                stacked=True,
+                width=12,
+            ),
+            stat(
+                "Nobody's",
+                "Splits that the kernel counted and no hook saw, in the time shown. Anything but zero means that a hook is missing or lost events: see “Can I trust these figures?”.",
+                Query(count_of(metric("direct_map_unexplained_splits_total")), instant=True),
+                unit="short",
+                decimals=0,
+                steps=ZERO_IS_GOOD,
+                width=4,
+            ),
+            stat(
+                "uaptrace's own",
+                "Splits that uaptrace itself caused in the time shown, by attaching its programs and while it ran. Never counted as a finding; a handful after each start is normal.",
+                Query(
+                    f"{count_of(metric('direct_map_attach_splits_total'))} + {count_of(metric('direct_map_splits_total', cause='self'))}",
+                    instant=True,
+                ),
+                unit="short",
+                decimals=0,
+                steps=thresholds(TEXT, (100, ORANGE)),
+                width=4,
+            ),
+        ],
+    )
+
+
+def cache() -> Row:
+    """Does the unmapped cache help?"""
+    requests = metric("unmapped_cache_requests_total")
+    refills = metric("unmapped_cache_refills_total")
+    return Row(
+        "Does the unmapped cache help?",
+        [
+            stat(
+                "Served without a refill",
+                "Share of requests in the time shown that the cache served from what it had: these split nothing. Low with many requests: the cache is drained as fast as it is filled, "
+                "see the *Unmapped cache* dashboard. “no requests”: nothing on this kernel uses it, or the kernel has none.",
+                Query(
+                    f"{total(f'increase({metric("unmapped_cache_hits_total")}[$__range])')} / ({total(f'increase({requests}[$__range])')} > 0)",
+                    instant=True,
+                ),
+                unit="percentunit",
+                decimals=1,
+                steps=thresholds(RED, (0.5, ORANGE), (0.9, GREEN)),
+                no_value="no requests",
+                width=4,
+            ),
+            timeseries(
+                "Memory in the cache",
+                "Memory that left the direct map through the cache: handed out to users, and free in the cache (absent, in nobody's use). "
+                "Much free memory under memory pressure means that the shrinker does not do its work.",
+                Query(f"4096 * {total(metric('unmapped_cache_handed_out_pages'))}", "handed out"),
+                Query(f"4096 * {total(metric('unmapped_cache_cached_pages'))}", "free in the cache"),
+                unit="bytes",
+                stacked=True,
+                width=10,
+                overrides=(named_color("handed out", PURPLE), named_color("free in the cache", BLUE)),
+            ),
+            timeseries(
+                "Requests of the cache",
+                "Hits were served from the cache; refills had to take memory from the page allocator and unmap it, which is slow and may split a mapping; "
+                "failures got nothing. Refills should be few and short-lived compared to hits.",
+                Query(total(rate(metric("unmapped_cache_hits_total"))), "hits"),
+                Query(total(rate(refills)), "refills"),
+                Query(total(rate(metric("unmapped_cache_request_failures_total"))), "failures"),
+                unit="reqps",
+                width=10,
+                overrides=(named_color("hits", GREEN), named_color("refills", ORANGE), named_color("failures", RED)),
+            ),
+            stat(
+                "Pages for each split",
+                "Pages handed out in the time shown for each large mapping that was split on behalf of the cache. Without the cache it is at best 1 where memory is scattered; "
+                "512 and more means that each split region is used fully, and again.",
+                Query(
+                    f"sum(increase({metric('operation_duration_seconds_count', operation='cache_hit|cache_refill')}[$__range]))"
+                    f" / ({total(f'increase({metric("direct_map_splits_total", cause="unmapped_alloc")}[$__range])')} > 0)",
+                    instant=True,
+                ),
+                unit="short",
+                decimals=0,
+                no_value="no splits",
+                width=4,
+            ),
+        ],
+    )
+
+
+def wrong() -> Row:
+    """Is something wrong?"""
+    return Row(
+        "Is something wrong?",
+        [
+            stat(
+                "Must be zero",
+                "In the time shown. Broken invariants: a kernel bug or memory damage, run `uaptrace audit` for the pages. Failed calls: set_direct_map or an attribute change "
+                "returned an error, so a page may be mapped that should not be, or the other way round. Failed requests: somebody did not get unmapped memory. "
+                "Undone refills: unmapping failed half-way.",
+                Query(count_of(metric("audit_violations_total")), "broken invariants", instant=True),
+                Query(count_of(metric("direct_map_operation_failures_total")), "failed calls", instant=True),
+                Query(count_of(metric("unmapped_cache_request_failures_total")), "failed requests", instant=True),
+                Query(count_of(metric("unmapped_cache_refills_undone_total")), "undone refills", instant=True),
+                unit="short",
+                decimals=0,
+                background=True,
+                steps=ZERO_IS_GOOD,
+                width=24,
+                height=4,
+            ),
+            timeseries(
+                "Slowest calls (99 % are faster)",
+                "Upper bound of the power-of-two bucket that holds the 99th percentile of each operation. A refill flushes the TLB of all CPUs, so tens of microseconds are usual on large hosts; "
+                "milliseconds stall whoever asked.",
+                Query(
+                    f"histogram_quantile(0.99, {total(rate(metric('operation_duration_seconds_bucket')), 'le', 'operation')})",
+                    "{{operation}}",
+                ),
+                unit="s",
+                log=True,
+                minimum=None,
+            ),
+            timeseries(
+                "Does the cache give memory back?",
+                "What reclaim asked of the cache, and what it got. Asked for without released, for minutes: the shrinker is broken or all the cache is in use; "
+                "the host is short of memory that lies idle in the cache.",
+                Query(f"4096 * {total(rate(metric('shrinker_asked_pages_total')))}", "asked for"),
+                Query(f"4096 * {total(rate(metric('shrinker_released_pages_total')))}", "released"),
+                unit="binBps",
+                overrides=(named_color("asked for", ORANGE), named_color("released", GREEN)),
+            ),
+        ],
+    )
+
+
+def trust() -> Row:
+    """Can I trust these figures?"""
+    return Row(
+        "Can I trust these figures?",
+        [
+            stat(
+                "State",
+                "“exact”: nothing was lost and the state agrees with the kernel's own counters. “not exact”: the figures above are a lower bound until the page tables have been read again, "
+                "which happens by itself; if it lasts, see the dashboard *uaptrace itself*.",
+                Query(f"min({metric('state_exact')})"),
+                unit="none",
+                background=True,
+                mappings=(EXACT_NAMES,),
+                steps=thresholds(RED, (1, GREEN)),
+                width=4,
+            ),
+            stat(
+                "Lost in the time shown",
+                "Events that found no room in the ring buffer, made no sense, or could not be followed. Counters stay right (they are kept in the kernel), detail by process may be missing.",
+                Query(
+                    " + ".join(
+                        count_of(metric(name))
+                        for name in ("events_lost_total", "decode_errors_total", "missed_runs_total", "contexts_lost_total")
+                    ),
+                    instant=True,
+                ),
+                unit="short",
+                decimals=0,
+                background=True,
+                steps=ZERO_IS_GOOD,
+                width=4,
+            ),
+            stat(
+                "Difference to the kernel",
+                "How far the state is from the changes of the kernel's own figures (/proc/meminfo). Zero, or nothing compared yet. Anything else makes the state not exact.",
+                Query(f"sum({metric('reconcile_error_bytes')})"),
+                unit="bytes",
+                background=True,
+                steps=ZERO_IS_GOOD,
+                no_value="not compared",
+                width=4,
+            ),
+            stat(
+                "Hooks not attached",
+                "Functions of this kernel that uaptrace wanted to watch and could not. What they would have shown is missing, not zero: `uaptrace check` on the host says which and why.",
+                Query(total(metric("hooks", mechanism="none"))),
+                unit="short",
+                decimals=0,
+                background=True,
+                steps=thresholds(GREEN, (1, ORANGE)),
+                width=4,
+            ),
+            timeseries(
+                "Exact over time",
+                "1 while the state of every chosen host was exact. Short dips under load repair themselves; a long one means that figures since then are a lower bound.",
+                Query(f"min({metric('state_exact')})", "exact"),
+                unit="bool_yes_no",
+                stepped=True,
+                maximum=1,
+                width=8,
+                height=4,
+                overrides=(named_color("exact", GREEN),),
+            ),
+        ],
+    )
+
+
+def make() -> Json:
+    """The dashboard."""
+    return dashboard(
+        UID,
+        "uaptrace / Direct map",
+        "One host: how fragmented its direct map is, whether that is getting worse, who does it, whether the unmapped cache helps, what is wrong, and whether the figures can be trusted. "
+        "With several hosts chosen, sizes and rates are sums and states are those of the worst.",
+        [fragmented(), worse(), who(), cache(), wrong(), trust()],
+    )
