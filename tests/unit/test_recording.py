@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording gives back exactly what it was told, whatever happened to the writer or to the file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.recording_updates import UPDATES, plain
+from uaptrace.errors import RecordingError, UsageError
+from uaptrace.events import Kind
+from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.updates import Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates
+from uaptrace.recording.columns import BATCH_ROWS
+from uaptrace.units import Level
+from uaptrace.wire import RECORD, RING_RECORD, Batch
+
+
+def start(time_ns: int = 1_000) -> Start:
+    hooks = (HookStatus("split", "flush_tlb_all", "fentry"), HookStatus("release", None, None, "not in this kernel"))
+    return Start(
+        HostInfo("testhost", "6.1.0-44-amd64", nr_cpus=2), hooks, time_ns, 1_700_000_000.5, frozenset({42}), {Level.M2: 3}, 1 << 20
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What the person sees."""
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def records(n: int, first_ns: int = 2_000) -> Batch:
+    batch = np.zeros(n, RECORD)
+    batch["time_ns"] = first_ns + 1_000 * np.arange(n)
+    batch["kind"] = Kind.SET_DIRECT_MAP
+    batch["pfn"] = 4096 + np.arange(n)
+    batch["nr_pages"] = 1
+    batch["before"], batch["after"] = 1, 129
+    return batch
+
+
+def task(tgid: int, comm: bytes, time_ns: int = 1_500) -> Batch:
+    batch = np.zeros(1, RECORD)
+    overlay = comm.ljust(16, b"\0")
+    batch["time_ns"], batch["kind"], batch["tgid"] = time_ns, Kind.TASK, tgid
+    batch["pfn"] = int.from_bytes(overlay[:8], "little")
+    batch["nr_pages"] = int.from_bytes(overlay[8:12], "little")
+    batch["tid"] = int.from_bytes(overlay[12:], "little")
+    return batch
+
+
+def counters(time_ns: int, allocs: int) -> CountersReading:
+    words = np.zeros(512, np.uint64)
+    words[2] = allocs
+    return CountersReading(time_ns, words, 0, {Level.M2: 7}, None, None, None, None, None, True)
+
+
+def reading(time_ns: int) -> MapReading:
+    levels = np.array([1, 2, 2, 0], np.uint8)
+    return MapReading(time_ns - 10, time_ns, 0, levels, np.array([0], np.int64), np.ones((1, 512), np.uint8), True)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(UPDATES, max_size=8), st.booleans())
+def test_every_sequence_of_updates_comes_back_bit_by_bit(
+    tmp_path_factory: pytest.TempPathFactory, updates: list[Update], eager: bool
+) -> None:
+    path = tmp_path_factory.mktemp("r") / "a.rec"
+    with RecordingWriter(path, sync=False) as writer:
+        for update in updates:
+            writer.write(update)
+            if eager:
+                writer.flush()
+    assert plain(read_updates(path)) == plain(updates)
+    with RecordingFile(path) as file:
+        list(file.batches())
+        assert file.tail is not None
+        assert file.tail.complete
+
+
+def test_records_straight_from_the_ring_and_more_than_one_batch_of_them(tmp_path: Path) -> None:
+    n = 2 * BATCH_ROWS + 17
+    ring = np.zeros(n, RING_RECORD)
+    want = records(n)
+    for name in RECORD.names or ():
+        ring[name] = want[name]
+    ring["length"] = 56
+    with RecordingWriter(tmp_path / "a", sync=False) as writer:
+        writer.write(Records(ring))
+        ring["pfn"] = 0  # the ring's memory is used again at once
+    got = [u for u in read_updates(tmp_path / "a") if isinstance(u, Records)]
+    assert [len(u.batch) for u in got] == [BATCH_ROWS, BATCH_ROWS, 17]
+    assert np.concatenate([u.batch for u in got]).tobytes() == want.tobytes()
+
+
+def test_nothing_waits_longer_than_a_second(tmp_path: Path) -> None:
+    now = [100.0]
+    writer = RecordingWriter(tmp_path / "a", clock=lambda: now[0], sync=False)
+    writer.write(start())
+    now[0] = 100.9
+    writer.write(Records(records(5)))
+    assert (tmp_path / "a").stat().st_size == 0
+    now[0] = 101.0
+    writer.flush_if_due()
+    assert plain(read_updates(tmp_path / "a")) == plain([start(), Records(records(5))])
+    writer.close()
+
+
+def test_cut_at_every_byte_gives_a_clean_beginning_or_one_clear_line(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    told: list[Update] = [start(), Records(records(3)), Records(task(7, b"cat")), reading(9_000), counters(10_000, 3)]
+    ends: list[int] = []
+    with RecordingWriter(whole, sync=False) as writer:
+        for i, update in enumerate(told):
+            writer.write(update)
+            if i in (0, 2, 4):
+                writer.flush()
+            ends.append(writer.nr_bytes)
+    ends[1], ends[3] = ends[2], ends[4]
+    raw = whole.read_bytes()
+    want = [plain(told[:i]) for i in range(len(told) + 1)]
+    for size in range(len(raw) + 1):
+        cut.write_bytes(raw[:size])
+        nr_whole = sum(size >= end for end in ends)
+        try:
+            got = plain(read_updates(cut))
+        except RecordingError as error:
+            one_line(error)
+            assert nr_whole == 0
+            continue
+        assert got == want[nr_whole]
+        if size % 7 and size < len(raw) - 20:
+            continue
+        with RecordingFile(cut) as file:
+            list(file.batches())
+            assert file.tail is not None
+            assert file.tail.complete == (size == len(raw))
+            if nr_whole and size < len(raw) - 8:
+                assert file.tail.lost_bytes == size - ends[nr_whole - 1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_flipped_bytes_never_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    if not path.with_suffix(".good").exists():
+        with RecordingWriter(path.with_suffix(".good"), overwrite=True, sync=False) as writer:
+            for update in (start(), Records(task(7, b"cat")), Records(records(50)), reading(9_000), counters(10_000, 3)):
+                writer.write(update)
+    raw = bytearray(path.with_suffix(".good").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        for update in read_updates(path):
+            assert update is not None
+    except RecordingError as error:
+        one_line(error)
+
+
+def _foreign_files(tmp_path: Path) -> dict[str, bytes]:
+    import pyarrow.parquet
+
+    table = pa.table({"a": [1, 2, 3]})
+    stream, file = pa.BufferOutputStream(), pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    parquet = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, parquet)
+    return {
+        "empty": b"",
+        "one byte": b"\xff",
+        "text": b"kernel: direct map\n" * 40,
+        "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(60),
+        "gzip": b"\x1f\x8b\x08\0" + bytes(range(200)),
+        "zeros": bytes(4096),
+        "ones": b"\xff" * 4096,
+        "arrow stream": stream.getvalue().to_pybytes(),
+        "arrow file": file.getvalue().to_pybytes(),
+        "parquet": parquet.getvalue().to_pybytes(),
+    }
+
+
+def test_foreign_files_get_one_line_that_names_the_file(tmp_path: Path) -> None:
+    for name, raw in _foreign_files(tmp_path).items():
+        path = tmp_path / name
+        path.write_bytes(raw)
+        with pytest.raises(RecordingError) as caught:
+            list(read_updates(path))
+        assert str(path) in one_line(caught.value), name
+        assert caught.value.exit_status == 4
+    with pytest.raises(RecordingError, match="no such file"):
+        list(read_updates(tmp_path / "missing"))
+    with pytest.raises(RecordingError):
+        list(read_updates(tmp_path))
+
+
+def test_a_later_version_is_named_not_guessed(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "a", sync=False) as writer:
+        writer.write(start())
+    raw = (tmp_path / "a").read_bytes()
+    mark = raw.index(b"uaptrace.recording")
+    at = raw.rindex(b"1\0", 0, mark) if raw.rfind(b"1\0", mark - 64, mark) >= 0 else raw.index(b"1\0", mark)
+    changed = raw[:at] + b"9" + raw[at + 1 :]
+    (tmp_path / "a").write_bytes(changed)
+    with pytest.raises(RecordingError, match=r"recording of version 9, .*reads version 1:"):
+        list(read_updates(tmp_path / "a"))
+
+
+KILLED = """
+import sys, numpy as np
+from tests.unit.test_recording import records, start
+from uaptrace.model.updates import Records
+from uaptrace.recording import RecordingWriter
+now = [0.0]
+writer = RecordingWriter(sys.argv[1], clock=lambda: now[0])
+writer.write(start())
+for i in range(10**9):
+    now[0] += 0.4
+    writer.write(Records(records(1000, first_ns=i * 1_000_000)))
+    if i == 9:
+        print("ready", flush=True)
+"""
+
+
+def test_kill_9_costs_at_most_the_last_second(tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+    got = list(read_updates(path))
+    assert plain(got[:1]) == plain([start()])
+    batch = np.concatenate([u.batch for u in got if isinstance(u, Records)])
+    # Ten writes, one each 0.4 s, were made before the kill: what is older than a second, the first seven, is there for certain.
+    assert len(batch) >= 7 * 1000
+    blocks = batch["time_ns"].reshape(-1, 1000)[:, 0]
+    assert (blocks == np.arange(len(blocks)) * 1_000_000).all()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root and mount for a small tmpfs")
+def test_a_full_disk_is_said_once_and_what_was_written_stays_readable(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        rng = np.random.default_rng(1)
+        writer = RecordingWriter(tmp_path / "a")
+        writer.write(start())
+        written: list[Update] = [start()]
+        told = list(written)
+        stopped: RecordingStoppedError | None = None
+        while stopped is None:
+            batch = records(1000, first_ns=len(told) * 1_000_000)
+            batch["duration_ns"] = rng.integers(0, 2**32, 1000)
+            told.append(Records(batch))
+            try:
+                writer.write(told[-1])
+                writer.flush()
+                written = list(told)
+            except RecordingStoppedError as error:
+                stopped = error
+        assert "No space left on device" in one_line(stopped)
+        assert len(written) > 10
+        assert plain(read_updates(tmp_path / "a")) == plain(written)
+        with pytest.raises(RecordingStoppedError):
+            writer.write(start())
+        writer.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_an_existing_file_is_not_written_over_unasked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("precious")
+    with pytest.raises(UsageError, match="exists"):
+        RecordingWriter(tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "precious"
+    (tmp_path / "b.2").write_text("left over from a rotated recording")
+    with pytest.raises(UsageError, match="exists"):
+        RecordingWriter(tmp_path / "b")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecordingStoppedError, match="No such file or directory"):
+        RecordingWriter(tmp_path / "missing" / "a")
+
+
+def rotated(path: Path, **options: object) -> list[Update]:
+    """A recording in several parts; gives what was told, without what the parts repeat."""
+    now = [0.0]
+    told: list[Update] = []
+    writer = RecordingWriter(
+        path,
+        clock=lambda: now[0],
+        sync=False,
+        baseline=lambda: [reading(int(now[0] * 1e9)), counters(int(now[0] * 1e9), int(now[0]) * 100)],
+        **options,  # type: ignore[arg-type]
+    )
+
+    def tell(update: Update) -> None:
+        told.append(update)
+        writer.write(update)
+
+    tell(start())
+    tell(Records(task(7, b"cat")))
+    tell(Symbols({4096: "secretmem_fault+0x10"}))
+    for i in range(10):
+        now[0] += 1.0
+        tell(Records(records(100, first_ns=int(now[0] * 1e9))))
+        tell(counters(int(now[0] * 1e9) + 1, (i + 1) * 100))
+    tell(Cgroups({5: "/system.slice/a.service"}))
+    writer.close()
+    return told
+
+
+@pytest.mark.parametrize("options", [{"max_age_s": 3.0}, {"max_bytes": 12_000}, {"max_bytes": 1}])
+def test_parts_together_are_the_recording_and_each_stands_alone(tmp_path: Path, options: dict[str, object]) -> None:
+    path = tmp_path / "a.rec"
+    told = rotated(path, **options)
+    parts = sorted(tmp_path.iterdir())
+    assert len(parts) > 2
+    assert plain(read_updates(path)) == plain(told)
+    for number in range(1, len(parts)):
+        alone = list(read_updates(path.with_name(f"a.rec.{number}"), follow_parts=False))
+        assert isinstance(alone[0], Start)
+        assert any(isinstance(u, MapReading) and u.complete for u in alone)
+        assert next(u.names for u in alone if isinstance(u, Symbols)) == {4096: "secretmem_fault+0x10"}
+        names = np.concatenate([u.batch for u in alone if isinstance(u, Records)])
+        assert (names["kind"] == Kind.TASK).sum() == 1
+        # The kernel's counters begin at 0 where the part begins, and agree with its records from there on.
+        assert next(int(u.words[2]) for u in alone if isinstance(u, CountersReading)) == 0
+        seen = 0
+        for update in alone:
+            if isinstance(update, Records):
+                seen += int((update.batch["kind"] == Kind.SET_DIRECT_MAP).sum())
+            elif isinstance(update, CountersReading):
+                assert int(update.words[2]) == seen
+
+
+def test_only_so_many_parts_are_kept(tmp_path: Path) -> None:
+    rotated(tmp_path / "a.rec", max_age_s=2.0, max_parts=2)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert len(left) == 2
+    assert "a.rec" not in left
+    assert isinstance(next(read_updates(tmp_path / left[0])), Start)
+    with pytest.raises(RecordingError, match=left[0]):
+        list(read_updates(tmp_path / "a.rec"))
+
+
+def test_a_part_of_another_recording_is_left_alone(tmp_path: Path) -> None:
+    told = rotated(tmp_path / "a.rec", max_age_s=3.0)
+    rotated(tmp_path / "b.rec", max_age_s=3.0)
+    os.replace(tmp_path / "b.rec.1", tmp_path / "a.rec.1")
+    got = plain(read_updates(tmp_path / "a.rec"))
+    assert got == plain(told)[: len(got)]
+    assert 0 < len(got) < len(plain(told))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads recordings of every version that was ever written, whole or cut off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from uaptrace.errors import RecordingError
+from uaptrace.model.updates import CountersReading, Start, Update
+from uaptrace.recording import schema, version1
+from uaptrace.recording.parts import existing_parts, split_part
+from uaptrace.recording.stream import BatchStream, Tail
+
+DECODERS: Final[Mapping[int, Callable[[pa.RecordBatch], version1.Rows]]] = MappingProxyType({1: version1.Rows})
+"""How the batches of each version become rows. Entries are added, never removed: old recordings stay readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """One batch of a file: where it begins and ends, and its rows."""
+
+    offset: int
+    end: int
+    rows: version1.Rows
+
+
+class RecordingFile:
+    """One file of a recording. RecordingError where it is none, of an unknown version, or has no readable head."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Final = Path(path)
+        self._stream = BatchStream(self.path)
+        said = self._stream.schema.metadata
+        self.size_bytes: Final = self._stream.size_bytes
+        self.writer: Final = said.get(schema.KEY_WRITER, b"").decode(errors="replace")
+        self.id: Final = said.get(schema.KEY_ID, b"").decode(errors="replace")
+        self.version: Final = _number(said[schema.KEY_VERSION])
+        self.part: Final = max(_number(said.get(schema.KEY_PART, b"0")), 0)
+        if self.version not in DECODERS:
+            readable = ", ".join(str(v) for v in DECODERS)
+            said_version = said[schema.KEY_VERSION].decode(errors="replace")
+            raise RecordingError(
+                f"{self.path}: recording of version {said_version}, written by {self.writer or 'an unknown writer'}; "
+                f"this uaptrace reads version {readable}: use a newer one"
+            )
+        if not self._stream.schema.equals(version1.SCHEMA):
+            raise RecordingError(f"{self.path}: damaged, its columns are not those of a recording")
+        self._decode = DECODERS[self.version]
+
+    def __enter__(self) -> RecordingFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def tail(self) -> Tail | None:
+        """How the file ends; None until all batches were read."""
+        return self._stream.tail
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far: for a progress bar."""
+        return self._stream.position
+
+    def batches(self, offset: int | None = None) -> Iterator[StoredBatch]:
+        """Whole batches from ``offset`` (StoredBatch.offset; None: the first). A damaged one ends the recording: see ``tail``."""
+        for whole in self._stream.batches(offset):
+            try:
+                rows = self._decode(whole.batch)
+            except (pa.ArrowException, OSError, ValueError, KeyError, IndexError):
+                self._stream.tail = Tail(False, self.size_bytes - whole.offset, f"damaged at byte {whole.offset}")
+                return
+            yield StoredBatch(whole.offset, whole.end, rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def read_updates(
+    path: str | os.PathLike[str], *, follow_parts: bool = True, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Update]:
+    """All updates of a recording in the order in which they were written; records in batches of up to 65536.
+
+    ``follow_parts``: go on with FILE.1, FILE.2, ... of the same recording; what they repeat is left out.
+    A part that is read without those before it counts from its own beginning.
+    ``progress(done_bytes, total_bytes)`` is called after each batch.
+
+    RecordingError: not a recording, another version, or nothing readable. A recording that is cut off just ends:
+    ``recording_info`` tells.
+    """
+    chain = open_parts(path, follow_parts=follow_parts)
+    total = sum(part.size_bytes for part in chain)
+    done = 0
+    try:
+        for file, updates in chain_updates(chain):
+            yield from updates
+            if progress is not None:
+                progress(done + file.position, total)
+            if file.tail is not None:
+                done += file.size_bytes
+    finally:
+        for part in chain:
+            part.close()
+
+
+def open_parts(path: str | os.PathLike[str], *, follow_parts: bool = True) -> list[RecordingFile]:
+    """The file and the parts of the same recording that follow it without a gap."""
+    files = [RecordingFile(path)]
+    if not follow_parts:
+        return files
+    base = split_part(files[0].path)[0] if files[0].part else files[0].path
+    parts = existing_parts(base)
+    number = files[0].part + 1
+    while number in parts:
+        try:
+            file = RecordingFile(parts[number])
+        except RecordingError:
+            break
+        if file.id != files[0].id or file.part != number:
+            file.close()
+            break
+        files.append(file)
+        number += 1
+    return files
+
+
+def chain_updates(files: list[RecordingFile]) -> Iterator[tuple[RecordingFile, Iterator[Update]]]:
+    """For each batch of the files, in order: its file and its updates, as one reader is to be told them."""
+    rebase: _Rebase | None = None
+    for i, file in enumerate(files):
+        skip = -1
+        for stored in file.batches():
+            if skip < 0:
+                # A part after one that was closed properly repeats what was said; after one that was cut off, it is news.
+                told = i > 0 and files[i - 1].tail is not None and files[i - 1].tail.complete  # type: ignore[union-attr]
+                skip = stored.rows.nr_repeated if told else 0
+                if not told:
+                    rebase = _Rebase() if stored.rows.nr_repeated else None
+            now, skip = min(skip, stored.rows.nr_rows), max(skip - stored.rows.nr_rows, 0)
+            yield file, _checked(file, stored, now, rebase)
+
+
+def _checked(file: RecordingFile, stored: StoredBatch, skip: int, rebase: _Rebase | None) -> Iterator[Update]:
+    try:
+        for update in stored.rows.updates(skip):
+            yield update if rebase is None else rebase.seen(update)
+    except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise RecordingError(f"{file.path}: damaged at byte {stored.offset}: {str(error).splitlines()[0]}") from None
+
+
+class _Rebase:
+    """A part on its own counts from its beginning: the kernel's counters lose what they had then."""
+
+    def __init__(self) -> None:
+        self._first: CountersReading | None = None
+
+    def seen(self, update: Update) -> Update:
+        if isinstance(update, Start):
+            return replace(update, splits_during_attach=MappingProxyType({}))
+        if not isinstance(update, CountersReading):
+            return update
+        if self._first is None:
+            self._first = update
+        words = update.words - self._first.words if len(update.words) == len(self._first.words) else update.words
+        return replace(update, words=words.astype(np.uint64), missed_runs=max(update.missed_runs - self._first.missed_runs, 0))
+
+
+def _number(said: bytes) -> int:
+    try:
+        return int(said)
+    except ValueError:
+        return -1

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Version 1: from one Arrow batch to updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from uaptrace.events import Kind
+from uaptrace.model.updates import Records, Update
+from uaptrace.recording import schema
+from uaptrace.recording.codec import decode
+from uaptrace.recording.columns import STACK_COLUMNS, TASK_COLUMNS
+from uaptrace.wire import RECORD, Batch
+
+SCHEMA: Final = schema.arrow_schema()
+
+
+class Rows:
+    """One batch, decoded: ``nr_rows``, ``codes`` int16 (schema.CODE_*), and ``updates()`` in order."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        """ValueError (or Arrow's own) where the batch is damaged."""
+        self._text = batch.column("text")
+        self._data = batch.column("data")
+        # The offsets of strings come from the file: an unchecked one would be read outside the buffer.
+        self._text.validate(full=True)
+        self._data.validate(full=True)
+        self.nr_rows = int(batch.num_rows)
+        self.codes: NDArray[np.int16] = batch.column("kind").indices.to_numpy()
+        self._batch = batch
+        self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
+
+    @property
+    def nr_repeated(self) -> int:
+        """Rows at the beginning of a part that only repeat what earlier parts said, counted from this batch's first row."""
+        if self.nr_rows and self.codes[0] == schema.CODE_START and self._value("flags", 0) & schema.FLAG_REPEATED:
+            return self._value("nr_pages", 0)
+        return 0
+
+    @property
+    def time_ns(self) -> NDArray[np.uint64]:
+        """Times of all rows."""
+        return self._batch.column("time_ns").to_numpy()  # type: ignore[no-any-return]
+
+    def updates(self, skip: int = 0) -> Iterator[Update]:
+        """Updates in order, without the first ``skip`` rows. Neighbouring records are one Records."""
+        records: Batch | None = None
+        begin = skip
+        for row in [*self._update_rows[self._update_rows >= skip].tolist(), self.nr_rows]:
+            if row > begin:
+                records = self._records() if records is None else records
+                yield Records(records[begin:row])
+            if row < self.nr_rows:
+                text, data = self._text[row].as_py(), self._data[row].as_py()
+                if text is None or data is None:
+                    raise ValueError(f"row {row} says nothing")
+                yield decode(int(self.codes[row]), text, data)
+            begin = row + 1
+
+    def _value(self, column: str, row: int) -> int:
+        return int(self._batch.column(column)[row].as_py())
+
+    def _records(self) -> Batch:
+        records = np.empty(self.nr_rows, RECORD)
+        # Codes of other updates wrap to some byte here; those rows are never handed out.
+        records["kind"] = self.codes.astype(np.uint8)
+        for column in schema.COLUMNS:
+            records[column.name] = self._batch.column(column.name).to_numpy()
+        for kind, names in ((Kind.TASK, TASK_COLUMNS), (Kind.STACK, STACK_COLUMNS)):
+            rows = np.flatnonzero(self.codes == kind)
+            if not len(rows):
+                continue
+            overlay = np.dtype([(name, RECORD[name]) for name in names])
+            raw = b"".join(self._data.take(pa.array(rows)).to_pylist())
+            packed = np.frombuffer(raw, overlay)
+            if len(packed) != len(rows):
+                raise ValueError("bytes of names or stacks are missing")
+            for name in names:
+                column_of = records[name]
+                column_of[rows] = packed[name]
+        return records
