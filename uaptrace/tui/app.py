@@ -204,21 +204,21 @@ class TopApp(App[None]):
         for i, (view, name) in enumerate(zip(VIEWS, names, strict=True), 1):
             here = view == self._view
             out.append(f"[{i} {name}]" if here else f" {i} {name} ", "bold reverse" if here else None)
-        keys = ["space pause", "a audit", "q quit", "h help"]
+        keys = [("h", "help"), ("q", "quit"), ("space", "pause"), ("a", "audit")]
         if self._view in ("processes", "splits"):
-            keys = ["s sort", "/ filter", *keys]
+            keys = [("s", "sort"), ("/", "filter"), *keys]
         if self._view == "splits":
-            keys.insert(0, "⏎ stack")
+            keys = [("⏎", "stack"), *keys]
         if self._view == "map":
-            keys = ["z x zoom", "n next", *keys]
+            keys = [("z x", "zoom"), ("n", "next"), *keys]
         if self._replay is not None:
-            keys = ["←→ step", "+- speed", "g jump", *keys]
-        text = " │"
-        for key in keys:
-            if len(out) + len(text) + len(key) + 1 > width:
-                break
-            text += f" {key} "
-        out.append(text, "dim")
+            keys = [("←→", "step"), ("+-", "speed"), ("g", "jump"), *keys]
+        out.append(" │", "dim")
+        for key, what in keys:
+            if len(out) + len(key) + len(what) + 2 > width:
+                continue
+            out.append(f" {key}", "bold")
+            out.append(f" {what}", "dim")
         return out
 
     # Keys

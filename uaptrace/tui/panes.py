@@ -174,10 +174,12 @@ class TablePane(Vertical):
         if self._detail is not None:
             self.query_one(".table-detail", Static).display = wide
         room = self.size.width * 3 // 5 if wide else self.size.width
-        chosen = [(i, c) for i, c in enumerate(table.columns) if c.from_width <= room + (12 if wide else 0)]
-        fixed = sum(c.width + 1 for _, c in chosen if c.width)
+        chosen = [(i, c) for i, c in enumerate(table.columns) if c.from_width <= self.size.width]
+        if wide:
+            chosen.pop()  # the detail beside it says it
+        fixed = sum(c.width + 1 for _, c in chosen[:-1])
         last = max(8, room - fixed - 2)
-        columns = tuple((i, c.width or last) for i, c in chosen)
+        columns = (*((i, c.width) for i, c in chosen[:-1]), (chosen[-1][0], last))
         if columns != self._columns:
             self._columns = columns
             data = self.data
@@ -197,7 +199,8 @@ class TablePane(Vertical):
         widths = [width for _, width in self._columns]
 
         def cell(j: int, value: str) -> Text:
-            text = value if len(value) <= widths[j] else words.shorten_path(value, widths[j])
+            shorten = words.shorten_path if value.startswith("/") else words.shorten
+            text = shorten(value, widths[j])
             return Text(text.rjust(widths[j]) if numeric[j] else text, no_wrap=True)
 
         if keys == self._keys:
@@ -235,7 +238,8 @@ def split_detail(row: SplitRow, snapshot: Snapshot, width: int) -> list[Line]:
     out.append(line(" process  ", words.clean(row.comm) or words.UNKNOWN, f" [{row.tgid}]"))
     out.append(line(" cgroup   ", words.shorten_path(row.cgroup, width - 10) if row.cgroup else f"{words.UNKNOWN} (id {row.cgroup_id})"))
     out.append(line(f" when     first +{first:.3f} s, last +{last:.3f} s"))
-    out.extend(paragraph("pages    " + (", ".join(str(pfn) for pfn in row.pfns) or words.UNKNOWN), width))
+    for i, a_line in enumerate(paragraph(", ".join(f"pfn {pfn}" for pfn in row.pfns) or words.UNKNOWN, width - 9, indent="")):
+        out.append(line(" pages    " if i == 0 else " " * 10, *a_line))
     out.append(line((" stack, innermost first", "dim")))
     if not row.stack:
         out.append(line(("   none was taken", "dim")))
@@ -334,8 +338,8 @@ class MapPane(Widget, can_focus=True):
                 else "No memory is known yet."
             )
             return [heading("The direct map", width), *paragraph(why, width)]
-        side = 40 if width >= SIDE_BY_SIDE else 0
-        room = width - side - 15
+        side = 36 if width >= SIDE_BY_SIDE else 0
+        room = width - side - 17 if side else width - 15
         self._per_row = max(p for p in (16, 32, 64, 128, 256) if p == 16 or p <= room)
         figures = map_grid.figures(table)
         top = [heading("The direct map", width, map_grid.verdict(figures))]
@@ -351,7 +355,7 @@ class MapPane(Widget, can_focus=True):
         first = max(0, min(at - self._nr_rows // 2, len(rows) - self._nr_rows))
         picture = [map_grid.row_line(grid, row, self._per_row, cursor) for row in rows[first : first + self._nr_rows]]
         if side:
-            picture = beside([(picture, width - side - 2), (self._facts(snapshot, figures, side), side)])
+            picture = beside([(picture, 15 + self._per_row), (self._facts(snapshot, figures, side), side)])
         picture += [()] * (self._nr_rows - len(picture))
         bottom: list[Line] = [((" ", "dim"), *map_grid.legend(grid))]
         if not side:

@@ -96,7 +96,7 @@ def splits_table(start_time_ns: int) -> Table[SplitRow]:
             Column("cause", 14, lambda r: r.cause.value, lambda r: r.cause.value),
             Column("process", 13, lambda r: words.shorten(r.comm or words.UNKNOWN, 13), lambda r: r.comm),
             Column("last", 8, lambda r: since(r.last_time_ns), lambda r: r.last_time_ns, True, 100),
-            Column("by", 22, lambda r: words.shorten(top_frame(r), 22), top_frame),
+            Column("by", 22, top_frame, top_frame),
             Column("cgroup", 0, lambda r: words.clean(r.cgroup) or words.UNKNOWN, lambda r: r.cgroup),
         ),
         key=lambda r: f"{int(r.level)}/{r.cause}/{r.tgid}/{r.cgroup_id}/{r.stack_id}",

@@ -24,12 +24,16 @@ def overview(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
         return _columns(snapshot, rates, samples, width, height, 3)
     if width >= TWO_COLUMNS:
         return _columns(snapshot, rates, samples, width, height, 2)
-    out = [
-        *panels.direct_map_panel(snapshot, width),
-        *panels.cache_panel(snapshot, width),
-        *panels.activity_panel(snapshot, rates, width),
-        panels.status_line(snapshot, width),
-    ]
+    direct_map = panels.direct_map_panel(snapshot, width)
+    cache = panels.cache_panel(snapshot, width)
+    activity = panels.activity_panel(snapshot, rates, width)
+    status = [panels.status_line(snapshot, width)]
+    if height is not None and len(direct_map) + len(cache) + len(activity) + 1 > height:
+        cache = panels.cache_panel(snapshot, width, facts=False)
+    if height is not None and len(direct_map) + len(cache) + len(activity) + 1 > height:
+        # It has to be scrolled now: what says whether the figures can be believed must not be below the edge.
+        return [*status, *direct_map, *cache, *activity]
+    out = [*direct_map, *cache, *activity, *status]
     further = [
         panels.splits_panel(snapshot, width),
         panels.processes_panel(snapshot, width),
@@ -69,12 +73,17 @@ def _columns(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
 
 
 def _with_status(body: list[Line], status: Line, height: int | None) -> list[Line]:
-    if height is not None and len(body) >= height:
+    if height is not None:
         body = body[: max(0, height - 1)]
+        body += [()] * (height - 1 - len(body))
     return [*body, status]
 
 
 def _fill(out: list[Line], further: Sequence[list[Line]], height: int | None) -> None:
+    """Appends panels while there is room; the last one may be cut, which is marked."""
     for panel in further:
-        if panel and (height is None or len(out) + len(panel) <= height):
+        room = len(panel) if height is None else height - len(out)
+        if len(panel) <= room:
             out.extend(panel)
+        elif room >= 5:
+            out.extend([*panel[: room - 1], ((" …", "dim"),)])

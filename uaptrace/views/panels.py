@@ -60,8 +60,8 @@ def direct_map_panel(snapshot: Snapshot, width: int) -> list[Line]:
     return out
 
 
-def cache_panel(snapshot: Snapshot, width: int, *, full: bool = False) -> list[Line]:
-    """The unmapped cache by order. ``full`` adds the freed row and the kernel's own rows."""
+def cache_panel(snapshot: Snapshot, width: int, *, full: bool = False, facts: bool = True) -> list[Line]:
+    """The unmapped cache by order. ``full`` adds the freed row, ``facts`` the line below the table."""
     cache = snapshot.cache
     if cache is None:
         return [
@@ -90,7 +90,8 @@ def cache_panel(snapshot: Snapshot, width: int, *, full: bool = False) -> list[L
                 (f"{words.compact(value, column - 1):>{column}}", "strong" if value and name == "free" else "" if value else "dim")
             )
         out.append(tuple(spans))
-    out.extend(wrap(cache_facts(cache, snapshot), width))
+    if facts:
+        out.extend(wrap(cache_facts(cache, snapshot), width))
     return out
 
 
@@ -265,15 +266,15 @@ def audit_summary(audit: Sequence[InvariantRow]) -> tuple[str, Style]:
     return f"audit: {len(checked)} invariants hold" + (f", {unchecked} not checked" if unchecked else ""), "good"
 
 
-def audit_panel(snapshot: Snapshot, width: int) -> list[Line]:
-    """Each invariant in a line: state in words, how often it was checked and broken."""
+def audit_panel(snapshot: Snapshot, width: int, hint: str = " · a for detail") -> list[Line]:
+    """Each invariant in a line: state in words, how often it was checked and broken. The broken ones are first."""
     if not snapshot.audit:
         return [heading("Audit", width, "off")]
     summary, _ = audit_summary(snapshot.audit)
-    out = [heading("Audit", width, f"{summary.removeprefix('audit: ')} · a for detail")]
+    out = [heading("Audit", width, f"{summary.removeprefix('audit: ')}{hint}")]
     title_width = max(12, width - 4 - 9 - 8 - 14)
     out.append(line((f" {'':>3} {'':<{title_width}}{'checked':>9}{'broken':>8}", "dim")))
-    out.extend(invariant_line(row, title_width) for row in snapshot.audit)
+    out.extend(invariant_line(row, title_width) for row in sorted(snapshot.audit, key=lambda r: not r.violated))
     return out
 
 
@@ -286,7 +287,9 @@ def invariant_line(row: InvariantRow, title_width: int) -> Line:
 
 def audit_detail(snapshot: Snapshot, width: int) -> list[Line]:
     """Every invariant with its note and the first pages that broke it."""
-    out = audit_panel(snapshot, width)[: -len(snapshot.audit)] if snapshot.audit else audit_panel(snapshot, width)
+    out = audit_panel(snapshot, width, "")
+    if snapshot.audit:
+        del out[-len(snapshot.audit) :]
     title_width = max(12, width - 4 - 9 - 8 - 14)
     for row in snapshot.audit:
         out.append(invariant_line(row, title_width))
