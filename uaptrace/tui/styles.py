@@ -18,10 +18,10 @@ RICH: Final[dict[Style, str]] = {
     "good": "green",
     "warn": "yellow",
     "bad": "bold red",
-    "g1": "bright_blue",
-    "m2": "cyan",
-    "k4": "yellow",
-    "absent": "bright_red",
+    "g1": "#5f87ff",
+    "m2": "#5fd7d7",
+    "k4": "#ffaf00",
+    "absent": "#ff5f5f",
     "cursor": "reverse",
 }
 

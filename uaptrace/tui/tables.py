@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from uaptrace.model.snapshot import ProcessRow, Snapshot, SplitRow
 from uaptrace.views import words
+from uaptrace.views.panels import top_frame
 
 Row = TypeVar("Row")
 
@@ -70,17 +71,6 @@ PROCESSES: Table[ProcessRow] = Table(
     text=lambda r: f"{r.tgid} {r.comm} {r.cgroup}",
     default_sort=2,
 )
-
-
-def top_frame(row: SplitRow) -> str:
-    """The frame that says most: the innermost that is not part of the attribute change itself."""
-    for frame in row.stack:
-        if not frame.startswith(_MECHANISM):
-            return words.clean(frame)
-    return words.clean(row.stack[0]) if row.stack else words.UNKNOWN
-
-
-_MECHANISM = ("__change_page_attr", "change_page_attr", "set_direct_map_", "__set_pages", "set_memory_", "set_pages_", "flush_tlb_all")
 
 
 def splits_table(start_time_ns: int) -> Table[SplitRow]:

@@ -37,6 +37,7 @@ def overview(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
     further = [
         panels.splits_panel(snapshot, width),
         panels.processes_panel(snapshot, width),
+        panels.ledger_panel(snapshot, width),
         panels.health_panel(snapshot, width),
         panels.history_panel(samples, width) if samples else [],
         panels.audit_panel(snapshot, width) if snapshot.audit else [],
@@ -66,7 +67,8 @@ def _columns(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
         body = beside([(left, column), (right, last)], gap)
         return _with_status(body, panels.status_line(snapshot, width), height)
     middle = [*activity, *panels.history_panel(samples, column), (), *panels.health_panel(snapshot, column)]
-    left += panels.splits_panel(snapshot, column)
+    left += [*panels.splits_panel(snapshot, column), ()]
+    _fill(left, [panels.ledger_panel(snapshot, column, rows=20)], height - 1 if height is not None else None)
     right = [*panels.processes_panel(snapshot, last, rows=12), ()]
     _fill(right, [panels.audit_panel(snapshot, last)], height - 1 if height is not None else None)
     return _with_status(beside([(left, column), (middle, column), (right, last)], gap), panels.status_line(snapshot, width), height)

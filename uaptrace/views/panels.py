@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, UnmappedCacheView, Violation
+from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, SplitRow, UnmappedCacheView, Violation
 from uaptrace.units import NR_ORDERS, Level
 from uaptrace.views import words
 from uaptrace.views.charts import bar, sparkline
@@ -192,6 +192,34 @@ def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
         out.append(line((f" {name:<22}{words.number(m2):>9}{words.number(g1):>9}", style), (f"  {chart.replace('·', ' ')}", "k4")))
     if splits.other_mappings:
         out.append(line((f" {splits.other_mappings:,} more outside the direct map (vmalloc); vmstat does not count them", "dim")))
+    return out
+
+
+_MECHANISM = ("__change_page_attr", "change_page_attr", "set_direct_map_", "__set_pages", "set_memory_", "set_pages_", "flush_tlb_all")
+
+
+def top_frame(row: SplitRow) -> str:
+    """The frame that says most: the innermost that is not part of the attribute change itself."""
+    for frame in row.stack:
+        if not frame.startswith(_MECHANISM):
+            return words.clean(frame)
+    return words.clean(row.stack[0]) if row.stack else words.UNKNOWN
+
+
+def ledger_panel(snapshot: Snapshot, width: int, rows: int = 8) -> list[Line]:
+    """The first rows of the ledger."""
+    out = [heading("Splits ledger", width, "most splits first · 3 for all")]
+    out.append(line((f" {'count':>6} of {'cause':<15}{'process':<16}by", "dim")))
+    if not snapshot.split_rows:
+        out.append(line((" no splits yet", "dim")))
+    for row in snapshot.split_rows[:rows]:
+        out.append(
+            line(
+                f" {words.compact(row.count, 6):>6} ",
+                (words.LEVEL_WORDS[row.level], LEVEL_STYLES[row.level]),
+                f" {row.cause.value:<15}{words.shorten(row.comm or words.UNKNOWN, 15):<16}{words.shorten(top_frame(row), max(8, width - 42))}",
+            )
+        )
     return out
 
 
