@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running kernel as a source of updates: the ring, the counters, the page tables, struct page and the kernel's own figures.
+
+Needs no privilege: everything comes through descriptors that the loader handed over, and files that anyone may read.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from uaptrace.events import Counter, Kind
+from uaptrace.loader.attach import Loaded
+from uaptrace.model.snapshot import HostInfo
+from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.sources.bpf_programs import missed_runs
+from uaptrace.sources.counters import MappedCounters, steady
+from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
+from uaptrace.sources.kallsyms import name_addresses
+from uaptrace.sources.kernel_memory import Kcore, read_u32
+from uaptrace.sources.page_tables import PageTableReader, PagingLayout
+from uaptrace.sources.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
+from uaptrace.sources.ring import MappedRing
+from uaptrace.sources.struct_page import PageblockBits, page_layout, read_free_blocks, steady_read
+from uaptrace.units import Level
+from uaptrace.wire import frames
+
+CACHE_OPERATIONS: Final = (
+    Counter.CACHE_ALLOC,
+    Counter.CACHE_REFILL,
+    Counter.CACHE_FREE,
+    Counter.CACHE_RELEASE,
+    Counter.CACHE_REFILL_UNDONE,
+)
+_STEADY_TRIES: Final = 8
+_FAILED_NAMING_NS: Final = 2_000_000_000
+"""Addresses without a name are not looked for again within this time: reading /proc/kallsyms is not free."""
+
+
+class LiveSource:
+    """Updates out of what the loader handed over. Not for use by two threads at once."""
+
+    def __init__(self, loaded: Loaded, root: Path = Path("/")) -> None:
+        self._loaded = loaded
+        self._root = root
+        self._ring = MappedRing(loaded.ring_fd, loaded.ring_bytes)
+        self._counters = MappedCounters(loaded.counters_fd, loaded.nr_cpus)
+        self._memory = Kcore(loaded.files["kcore"])
+        constants = loaded.constants
+        self._tables = PageTableReader(
+            self._memory,
+            PagingLayout(constants.init_pgd, constants.page_offset, constants.direct_map_size, constants.levels, constants.pfn_mask),
+            time.monotonic_ns,
+        )
+        self._page_layout = page_layout(constants.vmemmap, loaded.offsets) if loaded.has_series else None
+        self._pageblocks = self._pageblock_reader()
+        self._epoll = select.epoll()
+        self._epoll.register(self._ring.fileno(), select.EPOLLIN)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._unnamed: set[int] = set()
+        self._named: set[int] = set()
+        self._naming_failed_ns = 0
+        self._decode_errors_seen = 0
+
+    @property
+    def loaded(self) -> Loaded:
+        return self._loaded
+
+    @property
+    def decode_errors(self) -> int:
+        return self._ring.decode_errors
+
+    def start(self) -> Start:
+        """The first update."""
+        loaded = self._loaded
+        return Start(
+            host=self._host(),
+            hooks=loaded.hooks,
+            time_ns=time.monotonic_ns(),
+            wall_time_s=time.time(),
+            self_tgids=frozenset({loaded.loader_tgid, os.getpid()}),
+            splits_during_attach={
+                level: loaded.splits_hooked.get(level, 0) - loaded.splits_before.get(level, 0) for level in loaded.splits_hooked
+            },
+            ring_bytes=loaded.ring_bytes,
+        )
+
+    # ---- events ----
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Sleep until the ring has something, wake() was called or the time is over. Whether anything happened."""
+        ready = self._epoll.poll(-1 if timeout_s is None else timeout_s)
+        for fd, _ in ready:
+            if fd == self._wake_fd:
+                os.eventfd_read(self._wake_fd)
+        return bool(ready)
+
+    def wake(self) -> None:
+        """End a wait() from another thread."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def records(self) -> Iterator[Update]:
+        """Everything in the ring now. A Records update must be used before the next one is asked for."""
+        # Bounded: under a steady load there would always be more, and readings would never get their turn.
+        budget = 2 * self._loaded.ring_bytes
+        while budget > 0:
+            batch = self._ring.drain()
+            if not len(batch):
+                break
+            budget -= batch.nbytes
+            stacks = batch[batch["kind"] == Kind.STACK]
+            if len(stacks):
+                self._unnamed.update(int(a) for a in frames(stacks).ravel() if a)
+                self._unnamed -= self._named
+            yield Records(batch)
+        self._ring.release()
+
+    def names(self) -> Iterator[Update]:
+        """Names of addresses that stacks brought and that have none yet."""
+        if not self._unnamed or "kallsyms" not in self._loaded.files:
+            return
+        now = time.monotonic_ns()
+        if now - self._naming_failed_ns < _FAILED_NAMING_NS:
+            return
+        named = name_addresses(read_fd(self._loaded.files["kallsyms"]).encode(), self._unnamed)
+        self._named |= named.keys()
+        self._unnamed -= named.keys()
+        if self._unnamed:
+            self._naming_failed_ns = now
+        if named:
+            yield Symbols(named)
+
+    def cgroups(self, ids: Iterable[int]) -> Iterator[Update]:
+        """Paths of the cgroups, by the inode of their folder, which is their id (man 7 cgroups)."""
+        wanted = set(ids)
+        found: dict[int, str] = {}
+        base = self._cgroup_root()
+        if base is None or not wanted:
+            return
+        for folder, subfolders, _ in os.walk(base):
+            try:
+                inode = os.stat(folder).st_ino
+            except OSError:
+                continue
+            if inode in wanted:
+                found[inode] = "/" + os.path.relpath(folder, base).removeprefix(".")
+                if len(found) == len(wanted):
+                    break
+            subfolders.sort()
+        if found:
+            yield Cgroups(found)
+
+    # ---- readings ----
+
+    def read_map(self, ranges: Sequence[tuple[int, int]] | None = None) -> list[MapReading]:
+        """The page tables: all of them, or the given (first region, number of regions)."""
+        if ranges is None:
+            self._memory.refresh()
+            return [self._tables.read_all()]
+        return [self._tables.read_regions(first, nr) for first, nr in ranges]
+
+    def read_cache(self, regions: Iterable[int]) -> CacheReading | None:
+        """Free blocks from struct page in the given regions (those that are not mapped by large pages hold all of them)."""
+        layout = self._page_layout
+        if layout is None:
+            return None
+        wanted = list(regions)
+        begin = time.monotonic_ns()
+        rows: list[CacheRows | None] = [None]
+
+        def read() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+            blocks = read_free_blocks(self._memory, layout, wanted)
+            rows[0] = self._rows()
+            return blocks
+
+        pfns, orders, atomic = steady_read(self._cache_operations, read, _STEADY_TRIES)
+        seen = rows[0]
+        return CacheReading(
+            begin_ns=begin,
+            end_ns=time.monotonic_ns(),
+            pfns=pfns,
+            orders=orders,
+            rows_free=seen.free if seen else None,
+            rows_cached=seen.cached if seen else None,
+            rows_released=seen.released if seen else None,
+            atomic=atomic,
+        )
+
+    def read_counters(self, pageblocks: Iterable[int] = ()) -> CountersReading:
+        """The kernel-side counters with the kernel's own figures. ``quiet`` where all are of one moment and the ring is empty."""
+        wanted = list(pageblocks)
+        reading = steady(
+            self._counters,
+            lambda: (
+                parse_vmstat((self._root / "proc/vmstat").read_text()),
+                parse_meminfo((self._root / "proc/meminfo").read_text()),
+                self._rows(),
+                self._pageblocks.read(wanted) if self._pageblocks else {},
+            ),
+        )
+        vmstat, meminfo, rows, bits = reading.value
+        return CountersReading(
+            time_ns=time.monotonic_ns(),
+            words=reading.words,
+            missed_runs=missed_runs(self._loaded.program_fds),
+            splits_total=split_counters(vmstat),
+            collapses_total=collapse_counters(vmstat),
+            direct_map_bytes=direct_map_bytes(meminfo),
+            rows_free=rows.free if rows else None,
+            rows_cached=rows.cached if rows else None,
+            rows_released=rows.released if rows else None,
+            quiet=reading.quiet and self._ring.used_bytes == 0,
+            pageblock_bits=bits,
+        )
+
+    def read_ptdump(self) -> str | None:
+        """The kernel's own dump of its page tables (CONFIG_PTDUMP_DEBUGFS); None where it has none."""
+        fd = self._loaded.files.get("ptdump")
+        return None if fd is None else read_fd(fd)
+
+    def close(self) -> None:
+        """Detach everything."""
+        self._epoll.close()
+        os.close(self._wake_fd)
+        self._ring.close()
+        self._counters.close()
+        self._loaded.close()
+
+    # ---- inside ----
+
+    def _cache_operations(self) -> int:
+        words = self._counters.read()
+        return int(sum(int(words[counter]) for counter in CACHE_OPERATIONS))
+
+    def _rows(self) -> CacheRows | None:
+        fd = self._loaded.files.get("unmapped_alloc")
+        return None if fd is None else parse_unmapped_alloc(read_fd(fd))
+
+    def _pageblock_reader(self) -> PageblockBits | None:
+        loaded = self._loaded
+        needed = ("mem_section", "mem_section.usage", "mem_section_usage.pageblock_flags")
+        if not loaded.has_series or "mem_section" not in loaded.symbols or any(name not in loaded.offsets for name in needed):
+            return None
+        try:
+            return PageblockBits(self._memory, loaded.symbols["mem_section"], loaded.offsets)
+        except (OSError, LookupError):
+            return None
+
+    def _host(self) -> HostInfo:
+        loaded = self._loaded
+        kfence = False
+        if "kfence_enabled" in loaded.symbols:
+            kfence = bool(read_u32(self._memory, loaded.symbols["kfence_enabled"]) & 0xFF)
+        meminfo = parse_meminfo((self._root / "proc/meminfo").read_text())
+        return HostInfo(
+            hostname=platform.node(),
+            kernel_release=platform.release(),
+            boot_id=(self._root / "proc/sys/kernel/random/boot_id").read_text().strip(),
+            nr_cpus=os.cpu_count() or 0,
+            memory_bytes=meminfo.get("MemTotal"),
+            paging_levels=loaded.constants.levels,
+            has_series=loaded.has_series,
+            kfence=kfence,
+        )
+
+    def _cgroup_root(self) -> Path | None:
+        for candidate in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+            path = self._root / candidate
+            if (path / "cgroup.controllers").exists():
+                return path
+        return None
+
+
+def split_regions(reading: MapReading) -> list[int]:
+    """Regions of a reading where blocks of the cache can be: those that are not mapped present by large pages."""
+    levels = reading.levels
+    where = np.flatnonzero((levels == Level.K4) | (levels > Level.G1))
+    return [int(region) for region in where + reading.first_region]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Free blocks of the unmapped cache, read from struct page, and the pageblock bits, read from mem_section.
+
+Offsets come from BTF. A free block's first page has the page type PG_unmapped and its order in page->private; page types are
+bits that are *cleared* in page_type (include/linux/page-flags.h, 6.1). The constants are the series' (contract, section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uaptrace.sources.kernel_memory import KernelMemory, read_u64
+from uaptrace.units import NR_ORDERS, PAGES_PER_2M
+
+PAGE_TYPE_BASE: Final = 0xF0000000
+PG_UNMAPPED: Final = 0x00000800
+PB_UNMAPPED: Final = 7
+NR_PAGEBLOCK_BITS: Final = 8
+_SECTION_SIZE_BITS: Final = 27
+"""x86-64 (arch/x86/include/asm/sparsemem.h)."""
+PAGES_PER_SECTION: Final = 1 << (_SECTION_SIZE_BITS - 12)
+_SECTION_MAP_MASK: Final = ~0x3F
+_SECTION_PRESENT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PageLayout:
+    """Where struct pages are and where in them the two fields are. Bytes."""
+
+    vmemmap: int
+    struct_page_size: int
+    page_type: int
+    private: int
+
+
+def page_layout(vmemmap: int, offsets: Mapping[str, int]) -> PageLayout | None:
+    """None where this kernel's struct page has no such fields."""
+    try:
+        return PageLayout(vmemmap, offsets["struct_page"], offsets["page.page_type"], offsets["page.private"])
+    except KeyError:
+        return None
+
+
+def read_free_blocks(memory: KernelMemory, layout: PageLayout, regions: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Heads of the cache's free blocks in the given 2M regions: (pfns int64, orders uint8), ascending by pfn.
+
+    Regions without struct pages are skipped: they have no memory.
+    """
+    pfns: list[NDArray[np.int64]] = []
+    orders: list[NDArray[np.uint8]] = []
+    size = layout.struct_page_size
+    buffer = np.empty(PAGES_PER_2M * size // 8, np.uint64)
+    for region in sorted(regions):
+        first = region * PAGES_PER_2M
+        try:
+            memory.read_table(layout.vmemmap + first * size, buffer)
+        except (OSError, LookupError):
+            continue
+        raw = buffer.view(np.uint8).reshape(PAGES_PER_2M, size)
+        page_type = raw[:, layout.page_type : layout.page_type + 4].copy().view("<u4")[:, 0]
+        heads = np.flatnonzero((page_type & np.uint32(PAGE_TYPE_BASE | PG_UNMAPPED)) == PAGE_TYPE_BASE)
+        if not len(heads):
+            continue
+        private = raw[heads, layout.private : layout.private + 8].copy().view("<u8")[:, 0]
+        good = private < NR_ORDERS
+        pfns.append((heads[good] + first).astype(np.int64))
+        orders.append(private[good].astype(np.uint8))
+    if not pfns:
+        return np.empty(0, np.int64), np.empty(0, np.uint8)
+    return np.concatenate(pfns), np.concatenate(orders)
+
+
+class PageblockBits:
+    """Reads the unmapped bit of pageblocks (2M each) from mem_section, as SPARSEMEM_EXTREME lays it out."""
+
+    def __init__(self, memory: KernelMemory, mem_section: int, offsets: Mapping[str, int]) -> None:
+        self._memory = memory
+        self._roots = read_u64(memory, mem_section)
+        self._section_size = offsets["mem_section"]
+        self._usage = offsets["mem_section.usage"]
+        self._flags = offsets["mem_section_usage.pageblock_flags"]
+        self._per_root = 4096 // self._section_size
+
+    def read(self, regions: Iterable[int]) -> dict[int, bool]:
+        """The bit by region; regions whose section cannot be read are left out."""
+        found = {}
+        for region in regions:
+            try:
+                found[region] = self._read_one(region)
+            except (OSError, LookupError):
+                continue
+        return found
+
+    def _read_one(self, region: int) -> bool:
+        pfn = region * PAGES_PER_2M
+        section = pfn // PAGES_PER_SECTION
+        root = read_u64(self._memory, self._roots + 8 * (section // self._per_root))
+        if not root:
+            raise LookupError(f"no section for pfn {pfn}")
+        usage = read_u64(self._memory, root + self._section_size * (section % self._per_root) + self._usage)
+        if not usage:
+            raise LookupError(f"no pageblock flags for pfn {pfn}")
+        bit = (pfn % PAGES_PER_SECTION) // PAGES_PER_2M * NR_PAGEBLOCK_BITS + PB_UNMAPPED
+        word = read_u64(self._memory, usage + self._flags + bit // 64 * 8)
+        return bool(word >> (bit % 64) & 1)
+
+
+def steady_read(
+    count: Callable[[], int], read: Callable[[], tuple[NDArray[np.int64], NDArray[np.uint8]]], tries: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], bool]:
+    """Read until ``count`` (of cache operations) was the same before and after: then it is one moment. At most ``tries`` times."""
+    pfns, orders = np.empty(0, np.int64), np.empty(0, np.uint8)
+    for _ in range(tries):
+        before = count()
+        pfns, orders = read()
+        if count() == before:
+            return pfns, orders, True
+    return pfns, orders, False
