@@ -14,20 +14,22 @@ TWO_COLUMNS = 112
 THREE_COLUMNS = 180
 
 
-def overview(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None = None) -> list[Line]:
+def overview(
+    snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None = None, *, keys: bool = True
+) -> list[Line]:
     """The overview in ``width`` columns.
 
     What matters most comes first: direct map, cache, activity, one line on events and audit. Where ``height`` (lines; None: no
-    limit) leaves room, more panels follow; what does not fit whole is left out, except that the first are always there.
+    limit) leaves room, more panels follow. ``keys``: name the keys that show more.
     """
     if width >= THREE_COLUMNS:
-        return _columns(snapshot, rates, samples, width, height, 3)
+        return _columns(snapshot, rates, samples, width, height, 3, keys)
     if width >= TWO_COLUMNS:
-        return _columns(snapshot, rates, samples, width, height, 2)
+        return _columns(snapshot, rates, samples, width, height, 2, keys)
     direct_map = panels.direct_map_panel(snapshot, width)
     cache = panels.cache_panel(snapshot, width)
     activity = panels.activity_panel(snapshot, rates, width)
-    status = [panels.status_line(snapshot, width)]
+    status = [panels.status_line(snapshot, width, keys=keys)]
     if height is not None and len(direct_map) + len(cache) + len(activity) + 1 > height:
         cache = panels.cache_panel(snapshot, width, facts=False)
     if height is not None and len(direct_map) + len(cache) + len(activity) + 1 > height:
@@ -36,17 +38,19 @@ def overview(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
     out = [*direct_map, *cache, *activity, *status]
     further = [
         panels.splits_panel(snapshot, width),
-        panels.processes_panel(snapshot, width),
-        panels.ledger_panel(snapshot, width),
+        panels.processes_panel(snapshot, width, keys=keys),
+        panels.ledger_panel(snapshot, width, keys=keys),
         panels.health_panel(snapshot, width),
         panels.history_panel(samples, width) if samples else [],
-        panels.audit_panel(snapshot, width) if snapshot.audit else [],
+        panels.audit_panel(snapshot, width, keys=keys) if snapshot.audit else [],
     ]
     _fill(out, further, height)
     return out
 
 
-def _columns(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None, number: int) -> list[Line]:
+def _columns(
+    snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None, number: int, keys: bool
+) -> list[Line]:
     gap = 2
     column = (width - gap * (number - 1)) // number
     last = width - (column + gap) * (number - 1)
@@ -58,20 +62,22 @@ def _columns(snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample],
         _fill(
             right,
             [
-                [*panels.processes_panel(snapshot, last, rows=6), ()],
-                [*panels.audit_panel(snapshot, last), ()],
+                [*panels.processes_panel(snapshot, last, rows=6, keys=keys), ()],
+                [*panels.audit_panel(snapshot, last, keys=keys), ()],
             ],
             height - 1 if height is not None else None,
         )
         _fill(left, [[(), *panels.health_panel(snapshot, column)]], height - 1 if height is not None else None)
         body = beside([(left, column), (right, last)], gap)
-        return _with_status(body, panels.status_line(snapshot, width), height)
+        return _with_status(body, panels.status_line(snapshot, width, keys=keys), height)
     middle = [*activity, *panels.history_panel(samples, column), (), *panels.health_panel(snapshot, column)]
     left += [*panels.splits_panel(snapshot, column), ()]
-    _fill(left, [panels.ledger_panel(snapshot, column, rows=20)], height - 1 if height is not None else None)
-    right = [*panels.processes_panel(snapshot, last, rows=12), ()]
-    _fill(right, [panels.audit_panel(snapshot, last)], height - 1 if height is not None else None)
-    return _with_status(beside([(left, column), (middle, column), (right, last)], gap), panels.status_line(snapshot, width), height)
+    _fill(left, [panels.ledger_panel(snapshot, column, rows=20, keys=keys)], height - 1 if height is not None else None)
+    right = [*panels.processes_panel(snapshot, last, rows=12, keys=keys), ()]
+    _fill(right, [panels.audit_panel(snapshot, last, keys=keys)], height - 1 if height is not None else None)
+    return _with_status(
+        beside([(left, column), (middle, column), (right, last)], gap), panels.status_line(snapshot, width, keys=keys), height
+    )
 
 
 def _with_status(body: list[Line], status: Line, height: int | None) -> list[Line]:

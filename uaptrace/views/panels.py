@@ -195,37 +195,36 @@ def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
     return out
 
 
-_MECHANISM = ("__change_page_attr", "change_page_attr", "set_direct_map_", "__set_pages", "set_memory_", "set_pages_", "flush_tlb_all")
+MECHANISM = ("__change_page_attr", "change_page_attr", "set_direct_map_", "__set_pages", "set_memory_", "set_pages_", "flush_tlb_all")
+
+
+def telling_frame(stack: Sequence[str]) -> str:
+    """The frame of a stack (innermost first) that says most: the innermost that is not part of the attribute change itself."""
+    frame = next((f for f in stack if not f.startswith(MECHANISM)), stack[0] if stack else words.UNKNOWN)
+    return words.clean(frame)
 
 
 def top_frame(row: SplitRow) -> str:
-    """The frame that says most: the innermost that is not part of the attribute change itself."""
-    for frame in row.stack:
-        if not frame.startswith(_MECHANISM):
-            return words.clean(frame)
-    return words.clean(row.stack[0]) if row.stack else words.UNKNOWN
+    """The frame that says most of a row of the ledger."""
+    return telling_frame(row.stack)
 
 
-def ledger_panel(snapshot: Snapshot, width: int, rows: int = 8) -> list[Line]:
+def ledger_panel(snapshot: Snapshot, width: int, rows: int = 8, *, keys: bool = True) -> list[Line]:
     """The first rows of the ledger."""
-    out = [heading("Splits ledger", width, "most splits first · 3 for all")]
+    out = [heading("Splits ledger", width, "most splits first" + (" · 3 for all" if keys else ""))]
     out.append(line((f" {'count':>6} of {'cause':<15}{'process':<16}by", "dim")))
     if not snapshot.split_rows:
         out.append(line((" no splits yet", "dim")))
     for row in snapshot.split_rows[:rows]:
-        out.append(
-            line(
-                f" {words.compact(row.count, 6):>6} ",
-                (words.LEVEL_WORDS[row.level], LEVEL_STYLES[row.level]),
-                f" {row.cause.value:<15}{words.shorten(row.comm or words.UNKNOWN, 15):<16}{words.shorten(top_frame(row), max(8, width - 42))}",
-            )
-        )
+        level = (words.LEVEL_WORDS[row.level], LEVEL_STYLES[row.level])
+        who = f" {row.cause.value:<15}{words.shorten(row.comm or words.UNKNOWN, 15):<16}"
+        out.append(line(f" {words.compact(row.count, 6):>6} ", level, who, words.shorten(top_frame(row), max(8, width - 42))))
     return out
 
 
-def processes_panel(snapshot: Snapshot, width: int, rows: int = 8) -> list[Line]:
+def processes_panel(snapshot: Snapshot, width: int, rows: int = 8, *, keys: bool = True) -> list[Line]:
     """The busiest processes."""
-    out = [heading("Who did it", width, "most events first · 2 for all")]
+    out = [heading("Who did it", width, "most events first" + (" · 2 for all" if keys else ""))]
     name_width = 16
     cgroup_width = max(0, width - name_width - 8 - 9 - 8 - 8 - 3)
     out.append(
@@ -294,12 +293,12 @@ def audit_summary(audit: Sequence[InvariantRow]) -> tuple[str, Style]:
     return f"audit: {len(checked)} invariants hold" + (f", {unchecked} not checked" if unchecked else ""), "good"
 
 
-def audit_panel(snapshot: Snapshot, width: int, hint: str = " · a for detail") -> list[Line]:
+def audit_panel(snapshot: Snapshot, width: int, *, keys: bool = True) -> list[Line]:
     """Each invariant in a line: state in words, how often it was checked and broken. The broken ones are first."""
     if not snapshot.audit:
         return [heading("Audit", width, "off")]
     summary, _ = audit_summary(snapshot.audit)
-    out = [heading("Audit", width, f"{summary.removeprefix('audit: ')}{hint}")]
+    out = [heading("Audit", width, f"{summary.removeprefix('audit: ')}{' · a for detail' if keys else ''}")]
     title_width = max(12, width - 4 - 9 - 8 - 14)
     out.append(line((f" {'':>3} {'':<{title_width}}{'checked':>9}{'broken':>8}", "dim")))
     out.extend(invariant_line(row, title_width) for row in sorted(snapshot.audit, key=lambda r: not r.violated))
@@ -315,7 +314,7 @@ def invariant_line(row: InvariantRow, title_width: int) -> Line:
 
 def audit_detail(snapshot: Snapshot, width: int) -> list[Line]:
     """Every invariant with its note and the first pages that broke it."""
-    out = audit_panel(snapshot, width, "")
+    out = audit_panel(snapshot, width, keys=False)
     if snapshot.audit:
         del out[-len(snapshot.audit) :]
     title_width = max(12, width - 4 - 9 - 8 - 14)
@@ -379,7 +378,7 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
     return out
 
 
-def status_line(snapshot: Snapshot, width: int) -> Line:
+def status_line(snapshot: Snapshot, width: int, *, keys: bool = True) -> Line:
     """Events and audit in one line, for screens with no room for their panels."""
     loss = snapshot.loss
     audit, style = audit_summary(snapshot.audit)
@@ -393,7 +392,7 @@ def status_line(snapshot: Snapshot, width: int) -> Line:
             ("──", "dim"),
             " ",
             (audit, style),
-            (" (a) ", "dim"),
+            (" (a) " if keys else " ", "dim"),
         ),
         width,
     )
