@@ -98,19 +98,14 @@ def read_updates(
     RecordingError: not a recording, another version, or nothing readable. A recording that is cut off just ends:
     ``recording_info`` tells.
     """
-    chain = open_parts(path, follow_parts=follow_parts)
-    total = sum(part.size_bytes for part in chain)
-    done = 0
+    chain = Chain(open_parts(path, follow_parts=follow_parts))
     try:
-        for file, updates in chain_updates(chain):
-            yield from updates
+        for batch in chain.batches():
+            yield from batch.updates
             if progress is not None:
-                progress(done + file.position, total)
-            if file.tail is not None:
-                done += file.size_bytes
+                progress(chain.position, chain.size_bytes)
     finally:
-        for part in chain:
-            part.close()
+        chain.close()
 
 
 def open_parts(path: str | os.PathLike[str], *, follow_parts: bool = True) -> list[RecordingFile]:
@@ -134,23 +129,70 @@ def open_parts(path: str | os.PathLike[str], *, follow_parts: bool = True) -> li
     return files
 
 
-def chain_updates(files: list[RecordingFile]) -> Iterator[tuple[RecordingFile, Iterator[Update]]]:
-    """For each batch of the files, in order: its file and its updates, as one reader is to be told them."""
-    rebase: _Rebase | None = None
-    for i, file in enumerate(files):
-        skip = -1
-        for stored in file.batches():
-            if skip < 0:
-                # A part after one that was closed properly repeats what was said; after one that was cut off, it is news.
-                told = i > 0 and files[i - 1].tail is not None and files[i - 1].tail.complete  # type: ignore[union-attr]
-                skip = stored.rows.nr_repeated if told else 0
-                if not told:
-                    rebase = _Rebase() if stored.rows.nr_repeated else None
-            now, skip = min(skip, stored.rows.nr_rows), max(skip - stored.rows.nr_rows, 0)
-            yield file, _checked(file, stored, now, rebase)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to go on reading: a batch of one of the parts, and what its reader has to know."""
+
+    part: int = 0
+    offset: int | None = None
+    """Of the next batch; None: the part's first."""
+    skip: int | None = None
+    """Rows still to be left out, since they repeat what was told; None: not known before the part's first batch."""
+    rebase: Rebase | None = None
 
 
-def _checked(file: RecordingFile, stored: StoredBatch, skip: int, rebase: _Rebase | None) -> Iterator[Update]:
+@dataclass(frozen=True, slots=True)
+class ChainBatch:
+    """One batch: its updates (to be taken before the next batch is asked for), and the place after it once they were taken."""
+
+    rows: version1.Rows
+    updates: Iterator[Update]
+    after: Place
+
+
+class Chain:
+    """The parts of a recording, read as one."""
+
+    def __init__(self, files: list[RecordingFile]) -> None:
+        self.files: Final = files
+        self.size_bytes: Final = sum(file.size_bytes for file in files)
+        self._part = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return sum(file.size_bytes for file in self.files[: self._part]) + self.files[self._part].position
+
+    def batches(self, place: Place | None = None) -> Iterator[ChainBatch]:
+        """Batches from ``place`` on. RecordingError where one says what cannot be."""
+        at = Place() if place is None else place
+        for part in range(at.part, len(self.files)):
+            self._part = part
+            file = self.files[part]
+            if part > at.part:
+                at = Place(part)
+            for stored in file.batches(at.offset):
+                skip, rebase = at.skip, at.rebase
+                if skip is None:
+                    skip, rebase = self._begin_part(part, stored.rows)
+                now = min(skip, stored.rows.nr_rows)
+                at = Place(part, stored.end, skip - now, rebase)
+                yield ChainBatch(stored.rows, _checked(file, stored, now, rebase), at)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self.files:
+            file.close()
+
+    def _begin_part(self, part: int, rows: version1.Rows) -> tuple[int, Rebase | None]:
+        """Rows to leave out. After a part that was closed properly the next one repeats what was said; otherwise it is news."""
+        before = self.files[part - 1].tail if part else None
+        if before is not None and before.complete:
+            return rows.nr_repeated, None
+        return 0, Rebase() if rows.nr_repeated else None
+
+
+def _checked(file: RecordingFile, stored: StoredBatch, skip: int, rebase: Rebase | None) -> Iterator[Update]:
     try:
         for update in stored.rows.updates(skip):
             yield update if rebase is None else rebase.seen(update)
@@ -158,13 +200,14 @@ def _checked(file: RecordingFile, stored: StoredBatch, skip: int, rebase: _Rebas
         raise RecordingError(f"{file.path}: damaged at byte {stored.offset}: {str(error).splitlines()[0]}") from None
 
 
-class _Rebase:
+class Rebase:
     """A part on its own counts from its beginning: the kernel's counters lose what they had then."""
 
     def __init__(self) -> None:
         self._first: CountersReading | None = None
 
     def seen(self, update: Update) -> Update:
+        """The update as the part's own reader is to be told it. The first reading of counters decides, for good."""
         if isinstance(update, Start):
             return replace(update, splits_during_attach=MappingProxyType({}))
         if not isinstance(update, CountersReading):

@@ -7,14 +7,16 @@ a long way is covered. Going back takes up a copy of the state that was kept on 
 
 from __future__ import annotations
 
-import copy
+import io
 import math
 import os
+import pickle
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -226,20 +228,37 @@ class ReplaySource:
             self._player = _Player(self._make_state(), self._chain, Place(), -1)
         else:
             kept = self._checkpoints[i]
-            self._player = _Player(copy.deepcopy(kept.state), self._chain, kept.place, kept.reached_ns, kept.rows)
+            self._player = _Player(_thaw(kept.state), self._chain, kept.place, kept.reached_ns, kept.rows)
 
     def _keep_checkpoint(self) -> None:
         player = self._player
         last = self._checkpoints[-1].rows if self._checkpoints else 0
         if player.rows - last >= self._checkpoint_rows and player.place is not None:
-            self._checkpoints.append(_Checkpoint(copy.deepcopy(player.state), player.place, player.reached_ns, player.rows))
+            self._checkpoints.append(_Checkpoint(_freeze(player.state), player.place, player.reached_ns, player.rows))
 
 
 class _Checkpoint:
     """A copy of the state between two batches. ``reached_ns``: the latest time that was played; ``rows``: how many."""
 
-    def __init__(self, state: State, place: Place, reached_ns: int, rows: int) -> None:
+    def __init__(self, state: bytes, place: Place, reached_ns: int, rows: int) -> None:
         self.state, self.place, self.reached_ns, self.rows = state, place, reached_ns, rows
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        # Read-only mappings, which updates are full of, cannot be pickled as such.
+        return (MappingProxyType, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
+
+
+def _freeze(state: State) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out, protocol=5).dump(state)
+    return out.getvalue()
+
+
+def _thaw(frozen: bytes) -> State:
+    """Bytes of ``_freeze``, which never left this process."""
+    return pickle.loads(frozen)  # type: ignore[no-any-return]
 
 
 class _Player:
