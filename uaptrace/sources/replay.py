@@ -244,10 +244,14 @@ class _Checkpoint:
         self.state, self.place, self.reached_ns, self.rows = state, place, reached_ns, rows
 
 
+def _read_only(items: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(items)
+
+
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         # Read-only mappings, which updates are full of, cannot be pickled as such.
-        return (MappingProxyType, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
+        return (_read_only, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
 
 
 def _freeze(state: State) -> bytes:
