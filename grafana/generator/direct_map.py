@@ -19,6 +19,7 @@ from .panels import (
     bars,
     count_of,
     dashboard,
+    in_range,
     metric,
     named_color,
     rate,
@@ -47,7 +48,8 @@ def splits_by_level() -> Panel:
     """Splits per minute; used by two dashboards."""
     return timeseries(
         "Splits per minute by size",
-        "How often a large mapping is cut into smaller ones. Each split of a 2M mapping costs 511 more TLB entries for that memory, and it is not undone "
+        "How often a large mapping is cut into smaller ones. Each split of a 2M mapping costs 511 more TLB entries for that memory, and "
+        "it is not undone "
         "by itself. Spikes when a module is loaded or a service starts are normal; a steady rate is not: see who does it, below.",
         *(
             Query(f"60 * {total(rate(metric('direct_map_splits_total', level=level)))}", f"{name} split")
@@ -66,8 +68,10 @@ def fragmented() -> Row:
         [
             timeseries(
                 "Direct map by size of mapping",
-                "All memory the kernel maps for itself, by the size of the mapping. Green is good: large mappings need few TLB entries. Orange is memory that "
-                "needs one entry for every 4 KiB. Purple is absent: nobody can reach it through the direct map, as is meant for secret memory. "
+                "All memory the kernel maps for itself, by the size of the mapping. Green is good: large mappings need few TLB entries. "
+                "Orange is memory that "
+                "needs one entry for every 4 KiB. Purple is absent: nobody can reach it through the direct map, as is meant for secret "
+                "memory. "
                 "Growing orange: find the cause under “Who does it?”.",
                 Query(by_level("direct_map_bytes", "1g"), "1G"),
                 Query(by_level("direct_map_bytes", "2m"), "2M"),
@@ -81,8 +85,10 @@ def fragmented() -> Row:
             ),
             stat(
                 "In large mappings",
-                "Share of the direct map in 2M and 1G mappings. Freshly booted hosts are above 95 %. Below 80 % is worth a look at the cause, below 50 % workloads "
-                "that are bound by the TLB are measurably slower. A reboot restores it; nothing else does on kernels that cannot collapse mappings.",
+                "Share of the direct map in 2M and 1G mappings. Freshly booted hosts are above 95 %. Below 80 % is worth a look at the "
+                "cause, below 50 % workloads "
+                "that are bound by the TLB are measurably slower. A reboot restores it; nothing else does on kernels that cannot collapse"
+                " mappings.",
                 Query(f"{total(LARGE)} / {ALL_BYTES}"),
                 unit="percentunit",
                 decimals=1,
@@ -92,7 +98,8 @@ def fragmented() -> Row:
             ),
             stat(
                 "Longest intact run",
-                "The longest stretch of memory that is mapped by 2M and 1G entries only (the smallest of the hosts chosen). When it is far below the size of the host, "
+                "The longest stretch of memory that is mapped by 2M and 1G entries only (the smallest of the hosts chosen). When it is "
+                "far below the size of the host, "
                 "splits are scattered over all of memory rather than grouped: that is what the unmapped cache is meant to avoid.",
                 Query(f"min({metric('direct_map_largest_intact_bytes')})"),
                 unit="bytes",
@@ -101,7 +108,8 @@ def fragmented() -> Row:
             ),
             stat(
                 "Absent",
-                "Memory that was taken out of the direct map: secret memory, pages of the unmapped cache, guarded pages. It should follow what is in use; "
+                "Memory that was taken out of the direct map: secret memory, pages of the unmapped cache, guarded pages. It should follow"
+                " what is in use; "
                 "if it only grows, something takes pages and never gives them back.",
                 Query(total(metric("direct_map_absent_bytes"))),
                 unit="bytes",
@@ -110,7 +118,8 @@ def fragmented() -> Row:
             ),
             stat(
                 "Stranded in 4K",
-                "Memory in 2M regions that are whole again, but still mapped by 512 small entries: damage without a benefit. It stays until a reboot, "
+                "Memory in 2M regions that are whole again, but still mapped by 512 small entries: damage without a benefit. It stays "
+                "until a reboot, "
                 "or until the kernel can collapse mappings. Compare hosts with and without the unmapped cache by this figure.",
                 Query(f"2 * 1024 * 1024 * {total(metric('direct_map_stranded_regions'))}"),
                 unit="bytes",
@@ -129,7 +138,8 @@ def worse() -> Row:
             splits_by_level(),
             timeseries(
                 "2M regions",
-                "Touched: at least one page is absent now. Mapped by 4K: split, whatever is absent. Stranded: split, though nothing is absent any more. "
+                "Touched: at least one page is absent now. Mapped by 4K: split, whatever is absent. Stranded: split, though nothing is "
+                "absent any more. "
                 "Touched without split cannot be; a gap between the lines that widens is memory that was damaged and left behind.",
                 Query(total(metric("direct_map_split_regions")), "mapped by 4K"),
                 Query(total(metric("direct_map_touched_regions")), "touched"),
@@ -151,7 +161,8 @@ def worse() -> Row:
             ),
             stat(
                 "Large mappings used up in",
-                "If it goes on as in the time shown (a straight line through it), no large mapping will be left after this time. Under a day: act now, find the cause below "
+                "If it goes on as in the time shown (a straight line through it), no large mapping will be left after this time. Under a "
+                "day: act now, find the cause below "
                 "and plan a reboot. “not shrinking” is what you want to see.",
                 Query(f"({total(LARGE)} / -sum(deriv({LARGE}[$__range]))) > 0", instant=True),
                 unit="s",
@@ -171,7 +182,8 @@ def who() -> Row:
         [
             bars(
                 "Splits in the time shown, by cause",
-                "What made the kernel split large mappings. “self” is uaptrace, “other” a caller outside the known list. For the process, the cgroup and the kernel stack "
+                "What made the kernel split large mappings. “self” is uaptrace, “other” a caller outside the known list. For the process,"
+                " the cgroup and the kernel stack "
                 "behind a bar run `uaptrace splits` on the host: those would be too many series for Prometheus.",
                 Query(f"sort_desc({count_of(splits, 'cause')})", "{{cause}}", instant=True),
                 unit="short",
@@ -180,7 +192,8 @@ def who() -> Row:
             ),
             timeseries(
                 "Splits per minute by cause",
-                "When each cause was at work. Line it up with deployments, module loads and the annotations: the cause that rises with the orange area above is the one to fix.",
+                "When each cause was at work. Line it up with deployments, module loads and the annotations: the cause that rises with "
+                "the orange area above is the one to fix.",
                 Query(f"60 * {total(rate(splits), 'cause')}", "{{cause}}"),
                 unit="cpm",
                 stacked=True,
@@ -188,7 +201,8 @@ def who() -> Row:
             ),
             stat(
                 "Nobody's",
-                "Splits that the kernel counted and no hook saw, in the time shown. Anything but zero means that a hook is missing or lost events: see “Can I trust these figures?”.",
+                "Splits that the kernel counted and no hook saw, in the time shown. Anything but zero means that a hook is missing or "
+                "lost events: see “Can I trust these figures?”.",
                 Query(count_of(metric("direct_map_unexplained_splits_total")), instant=True),
                 unit="short",
                 decimals=0,
@@ -197,7 +211,8 @@ def who() -> Row:
             ),
             stat(
                 "uaptrace's own",
-                "Splits that uaptrace itself caused in the time shown, by attaching its programs and while it ran. Never counted as a finding; a handful after each start is normal.",
+                "Splits that uaptrace itself caused in the time shown, by attaching its programs and while it ran. Never counted as a "
+                "finding; a handful after each start is normal.",
                 Query(
                     f"{count_of(metric('direct_map_attach_splits_total'))} + {count_of(metric('direct_map_splits_total', cause='self'))}",
                     instant=True,
@@ -213,17 +228,21 @@ def who() -> Row:
 
 def cache() -> Row:
     """Does the unmapped cache help?"""
+    hits = metric("unmapped_cache_hits_total")
     requests = metric("unmapped_cache_requests_total")
+    served = metric("operation_duration_seconds_count", operation="cache_hit|cache_refill")
+    split_for_it = metric("direct_map_splits_total", cause="unmapped_alloc")
     refills = metric("unmapped_cache_refills_total")
     return Row(
         "Does the unmapped cache help?",
         [
             stat(
                 "Served without a refill",
-                "Share of requests in the time shown that the cache served from what it had: these split nothing. Low with many requests: the cache is drained as fast as it is filled, "
+                "Share of requests in the time shown that the cache served from what it had: these split nothing. Low with many requests:"
+                " the cache is drained as fast as it is filled, "
                 "see the *Unmapped cache* dashboard. “no requests”: nothing on this kernel uses it, or the kernel has none.",
                 Query(
-                    f"{total(f'increase({metric("unmapped_cache_hits_total")}[$__range])')} / ({total(f'increase({requests}[$__range])')} > 0)",
+                    f"{total(in_range(hits))} / ({total(in_range(requests))} > 0)",
                     instant=True,
                 ),
                 unit="percentunit",
@@ -245,9 +264,10 @@ def cache() -> Row:
             ),
             timeseries(
                 "Requests of the cache",
-                "Hits were served from the cache; refills had to take memory from the page allocator and unmap it, which is slow and may split a mapping; "
+                "Hits were served from the cache; refills had to take memory from the page allocator and unmap it, which is slow and may "
+                "split a mapping; "
                 "failures got nothing. Refills should be few and short-lived compared to hits.",
-                Query(total(rate(metric("unmapped_cache_hits_total"))), "hits"),
+                Query(total(rate(hits)), "hits"),
                 Query(total(rate(refills)), "refills"),
                 Query(total(rate(metric("unmapped_cache_request_failures_total"))), "failures"),
                 unit="reqps",
@@ -256,11 +276,11 @@ def cache() -> Row:
             ),
             stat(
                 "Pages for each split",
-                "Pages handed out in the time shown for each large mapping that was split on behalf of the cache. Without the cache it is at best 1 where memory is scattered; "
+                "Pages handed out in the time shown for each large mapping that was split on behalf of the cache. Without the cache it is"
+                " at best 1 where memory is scattered; "
                 "512 and more means that each split region is used fully, and again.",
                 Query(
-                    f"sum(increase({metric('operation_duration_seconds_count', operation='cache_hit|cache_refill')}[$__range]))"
-                    f" / ({total(f'increase({metric("direct_map_splits_total", cause="unmapped_alloc")}[$__range])')} > 0)",
+                    f"{total(in_range(served))} / ({total(in_range(split_for_it))} > 0)",
                     instant=True,
                 ),
                 unit="short",
@@ -279,8 +299,10 @@ def wrong() -> Row:
         [
             stat(
                 "Must be zero",
-                "In the time shown. Broken invariants: a kernel bug or memory damage, run `uaptrace audit` for the pages. Failed calls: set_direct_map or an attribute change "
-                "returned an error, so a page may be mapped that should not be, or the other way round. Failed requests: somebody did not get unmapped memory. "
+                "In the time shown. Broken invariants: a kernel bug or memory damage, run `uaptrace audit` for the pages. Failed calls: "
+                "set_direct_map or an attribute change "
+                "returned an error, so a page may be mapped that should not be, or the other way round. Failed requests: somebody did not"
+                " get unmapped memory. "
                 "Undone refills: unmapping failed half-way.",
                 Query(count_of(metric("audit_violations_total")), "broken invariants", instant=True),
                 Query(count_of(metric("direct_map_operation_failures_total")), "failed calls", instant=True),
@@ -295,7 +317,8 @@ def wrong() -> Row:
             ),
             timeseries(
                 "Slowest calls (99 % are faster)",
-                "Upper bound of the power-of-two bucket that holds the 99th percentile of each operation. A refill flushes the TLB of all CPUs, so tens of microseconds are usual on large hosts; "
+                "Upper bound of the power-of-two bucket that holds the 99th percentile of each operation. A refill flushes the TLB of all"
+                " CPUs, so tens of microseconds are usual on large hosts; "
                 "milliseconds stall whoever asked.",
                 Query(
                     f"histogram_quantile(0.99, {total(rate(metric('operation_duration_seconds_bucket')), 'le', 'operation')})",
@@ -307,7 +330,8 @@ def wrong() -> Row:
             ),
             timeseries(
                 "Does the cache give memory back?",
-                "What reclaim asked of the cache, and what it got. Asked for without released, for minutes: the shrinker is broken or all the cache is in use; "
+                "What reclaim asked of the cache, and what it got. Asked for without released, for minutes: the shrinker is broken or all"
+                " the cache is in use; "
                 "the host is short of memory that lies idle in the cache.",
                 Query(f"4096 * {total(rate(metric('shrinker_asked_pages_total')))}", "asked for"),
                 Query(f"4096 * {total(rate(metric('shrinker_released_pages_total')))}", "released"),
@@ -325,7 +349,8 @@ def trust() -> Row:
         [
             stat(
                 "State",
-                "“exact”: nothing was lost and the state agrees with the kernel's own counters. “not exact”: the figures above are a lower bound until the page tables have been read again, "
+                "“exact”: nothing was lost and the state agrees with the kernel's own counters. “not exact”: the figures above are a "
+                "lower bound until the page tables have been read again, "
                 "which happens by itself; if it lasts, see the dashboard *uaptrace itself*.",
                 Query(f"min({metric('state_exact')})"),
                 unit="none",
@@ -336,7 +361,8 @@ def trust() -> Row:
             ),
             stat(
                 "Lost in the time shown",
-                "Events that found no room in the ring buffer, made no sense, or could not be followed. Counters stay right (they are kept in the kernel), detail by process may be missing.",
+                "Events that found no room in the ring buffer, made no sense, or could not be followed. Counters stay right (they are "
+                "kept in the kernel), detail by process may be missing.",
                 Query(
                     " + ".join(
                         count_of(metric(name))
@@ -352,7 +378,8 @@ def trust() -> Row:
             ),
             stat(
                 "Difference to the kernel",
-                "How far the state is from the changes of the kernel's own figures (/proc/meminfo). Zero, or nothing compared yet. Anything else makes the state not exact.",
+                "How far the state is from the changes of the kernel's own figures (/proc/meminfo). Zero, or nothing compared yet. "
+                "Anything else makes the state not exact.",
                 Query(f"sum({metric('reconcile_error_bytes')})"),
                 unit="bytes",
                 background=True,
@@ -362,7 +389,8 @@ def trust() -> Row:
             ),
             stat(
                 "Hooks not attached",
-                "Functions of this kernel that uaptrace wanted to watch and could not. What they would have shown is missing, not zero: `uaptrace check` on the host says which and why.",
+                "Functions of this kernel that uaptrace wanted to watch and could not. What they would have shown is missing, not zero: "
+                "`uaptrace check` on the host says which and why.",
                 Query(total(metric("hooks", mechanism="none"))),
                 unit="short",
                 decimals=0,
@@ -372,7 +400,8 @@ def trust() -> Row:
             ),
             timeseries(
                 "Exact over time",
-                "1 while the state of every chosen host was exact. Short dips under load repair themselves; a long one means that figures since then are a lower bound.",
+                "1 while the state of every chosen host was exact. Short dips under load repair themselves; a long one means that figures"
+                " since then are a lower bound.",
                 Query(f"min({metric('state_exact')})", "exact"),
                 unit="bool_yes_no",
                 stepped=True,
@@ -390,7 +419,8 @@ def make() -> Json:
     return dashboard(
         UID,
         "uaptrace / Direct map",
-        "One host: how fragmented its direct map is, whether that is getting worse, who does it, whether the unmapped cache helps, what is wrong, and whether the figures can be trusted. "
+        "One host: how fragmented its direct map is, whether that is getting worse, who does it, whether the unmapped cache helps, what "
+        "is wrong, and whether the figures can be trusted. "
         "With several hosts chosen, sizes and rates are sums and states are those of the worst.",
         [fragmented(), worse(), who(), cache(), wrong(), trust()],
     )

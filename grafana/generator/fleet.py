@@ -64,7 +64,8 @@ def overview() -> Row:
             ),
             stat(
                 "Not exact",
-                "Hosts whose state is not exact now: their figures are a lower bound. Some for a short time is normal under load; see *uaptrace itself*.",
+                "Hosts whose state is not exact now: their figures are a lower bound. Some for a short time is normal under load; see "
+                "*uaptrace itself*.",
                 Query(_count_hosts(f"{metric('state_exact')} == 0"), instant=True),
                 unit="locale",
                 steps=thresholds(GREEN, (1, ORANGE)),
@@ -80,7 +81,8 @@ def overview() -> Row:
             ),
             stat(
                 "Fragmented",
-                "Hosts with less than half of their direct map in large mappings. Find what they have in common (kernel, role, cause) before rebooting them.",
+                "Hosts with less than half of their direct map in large mappings. Find what they have in common (kernel, role, cause) "
+                "before rebooting them.",
                 Query(_hosts_between(None, 0.5), instant=True),
                 unit="locale",
                 steps=ZERO_IS_GOOD,
@@ -88,7 +90,8 @@ def overview() -> Row:
             ),
             bars(
                 "Hosts by share in large mappings",
-                "How the fleet is spread. The top bars should be empty; a fleet that moves upwards week by week has a cause that is everywhere.",
+                "How the fleet is spread. The top bars should be empty; a fleet that moves upwards week by week has a cause that is "
+                "everywhere.",
                 *(Query(_hosts_between(least, below), name, instant=True) for name, least, below in BANDS),
                 unit="locale",
                 width=6,
@@ -96,7 +99,8 @@ def overview() -> Row:
             ),
             timeseries(
                 "Splits per minute by cause, all hosts",
-                "What splits large mappings in this fleet. One cause everywhere is a change of software; a single host is in the table below.",
+                "What splits large mappings in this fleet. One cause everywhere is a change of software; a single host is in the table "
+                "below.",
                 Query(f"60 * {total(rate(metric('direct_map_splits_total')), 'cause')}", "{{cause}}"),
                 unit="cpm",
                 stacked=True,
@@ -164,7 +168,8 @@ def hosts() -> Row:
             ),
             timeseries(
                 "Ten hosts with the least memory in large mappings",
-                "Share in 2M and 1G mappings over time. Steps down are events (see the host's dashboard for the cause); a slope is a workload.",
+                "Share in 2M and 1G mappings over time. Steps down are events (see the host's dashboard for the cause); a slope is a "
+                "workload.",
                 Query(f"bottomk(10, {SHARE})", "{{instance}}"),
                 unit="percentunit",
                 maximum=1,

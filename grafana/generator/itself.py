@@ -40,7 +40,8 @@ def exact() -> Row:
         [
             stat(
                 "State",
-                "Exact: nothing lost, and in agreement with the kernel's own counters (the worst of the hosts chosen). Not exact for more than some minutes: see what was lost below, "
+                "Exact: nothing lost, and in agreement with the kernel's own counters (the worst of the hosts chosen). Not exact for more"
+                " than some minutes: see what was lost below, "
                 "and whether uaptrace gets CPU time.",
                 Query(f"min({metric('state_exact')})"),
                 unit="none",
@@ -66,7 +67,8 @@ def exact() -> Row:
             ),
             stat(
                 "Difference to meminfo",
-                "Bytes by which the state differs from the changes of the kernel's DirectMap figures. Must be zero; empty until something was compared.",
+                "Bytes by which the state differs from the changes of the kernel's DirectMap figures. Must be zero; empty until something"
+                " was compared.",
                 Query(f"sum({metric('reconcile_error_bytes')})"),
                 unit="bytes",
                 steps=ZERO_IS_GOOD,
@@ -74,7 +76,8 @@ def exact() -> Row:
             ),
             stat(
                 "Difference to debugfs",
-                "Blocks by which the cache's state differs from the kernel's rows in debugfs, at the last quiet moment. Must be zero; empty on a kernel without the cache.",
+                "Blocks by which the cache's state differs from the kernel's rows in debugfs, at the last quiet moment. Must be zero; "
+                "empty on a kernel without the cache.",
                 Query(f"sum({metric('reconcile_error_blocks')})"),
                 unit="short",
                 decimals=0,
@@ -83,7 +86,8 @@ def exact() -> Row:
             ),
             stat(
                 "Page tables read again",
-                "Times in the time shown that page tables were read again because something was uncertain. This is how a loss is repaired; many of them cost CPU time.",
+                "Times in the time shown that page tables were read again because something was uncertain. This is how a loss is "
+                "repaired; many of them cost CPU time.",
                 Query(count_of(metric("page_table_rereads_total")), instant=True),
                 unit="short",
                 decimals=0,
@@ -110,7 +114,8 @@ def exact() -> Row:
             ),
             timeseries(
                 "Lost, per second",
-                "Where something got lost: no room in the ring buffer (by kind of record), records that made no sense, programs that the kernel did not run, calls that could not be followed. "
+                "Where something got lost: no room in the ring buffer (by kind of record), records that made no sense, programs that the "
+                "kernel did not run, calls that could not be followed. "
                 "Give uaptrace a larger ring (`--ring-size`) or a higher priority.",
                 Query(f"{total(rate(metric('events_lost_total')), 'kind')} > 0", "ring full: {{kind}}"),
                 Query(total(rate(metric("decode_errors_total"))), "made no sense"),
@@ -131,7 +136,8 @@ def hooks() -> Row:
         [
             table(
                 "Hooks",
-                "Every function that uaptrace watches. What a hook that is not attached would show is missing from all dashboards; `uaptrace check` on the host says why.",
+                "Every function that uaptrace watches. What a hook that is not attached would show is missing from all dashboards; "
+                "`uaptrace check` on the host says why.",
                 Query(f"min by (hook) ({metric('hook_attached')})", instant=True, table=True),
                 by="hook",
                 columns=[
@@ -184,7 +190,8 @@ def cost() -> Row:
         [
             timeseries(
                 "CPU time",
-                "Share of one CPU that the daemon takes on each host. Idle hosts are below 1 %. The cost inside the kernel is in the calls themselves: see “Time of a call” in *Who splits it*.",
+                "Share of one CPU that the daemon takes on each host. Idle hosts are below 1 %. The cost inside the kernel is in the "
+                "calls themselves: see “Time of a call” in *Who splits it*.",
                 Query(f"{rate(process['cpu_seconds_total'])} {ours}", "{{instance}}"),
                 unit="percentunit",
                 width=8,
@@ -214,7 +221,8 @@ def cost() -> Row:
             ),
             timeseries(
                 "Connections turned away, per minute",
-                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or somebody who tries the door.",
+                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or somebody who "
+                "tries the door.",
                 Query(f"60 * {total(rate(metric('http_connections_dropped_total')), 'reason')}", "{{reason}}"),
                 unit="cpm",
                 width=8,

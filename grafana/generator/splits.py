@@ -39,7 +39,8 @@ def causes() -> Row:
         [
             bars(
                 "By cause in the time shown",
-                "The longest bar is what to work on. unmapped_alloc: the unmapped cache refills; secretmem: memfd_secret; module: loading modules; bpf: JIT images; "
+                "The longest bar is what to work on. unmapped_alloc: the unmapped cache refills; secretmem: memfd_secret; module: loading"
+                " modules; bpf: JIT images; "
                 "ftrace, kprobe: tracing; driver: graphics and DMA; self: uaptrace; other: anything else.",
                 Query(f"sort_desc({count_of(SPLITS, 'cause')})", "{{cause}}", instant=True),
                 unit="short",
@@ -49,7 +50,8 @@ def causes() -> Row:
             ),
             timeseries(
                 "By cause, per minute",
-                "When each cause was at work. Compare with deployments and with the annotations. Then run `uaptrace splits` on the host for processes, cgroups and stacks.",
+                "When each cause was at work. Compare with deployments and with the annotations. Then run `uaptrace splits` on the host "
+                "for processes, cgroups and stacks.",
                 Query(f"60 * {total(rate(SPLITS), 'cause')}", "{{cause}}"),
                 unit="cpm",
                 stacked=True,
@@ -59,7 +61,8 @@ def causes() -> Row:
             ),
             table(
                 "Cause and size",
-                "Splits by what was split, in the time shown and since tracing began. A 1G split takes 1 GiB out of the largest mappings at once, and often a 2M split follows.",
+                "Splits by what was split, in the time shown and since tracing began. A 1G split takes 1 GiB out of the largest mappings "
+                "at once, and often a 2M split follows.",
                 Query(count_of(metric("direct_map_splits_total", level="2m"), "cause"), instant=True, table=True),
                 Query(count_of(metric("direct_map_splits_total", level="1g"), "cause"), instant=True, table=True),
                 Query(total(SPLITS, "cause"), instant=True, table=True),
@@ -87,7 +90,8 @@ def calls() -> Row:
         [
             timeseries(
                 "Calls",
-                "set_invalid takes pages out of the direct map, set_default puts them back, cpa is every attribute change (modules, BPF, drivers). "
+                "set_invalid takes pages out of the direct map, set_default puts them back, cpa is every attribute change (modules, BPF, "
+                "drivers). "
                 "More set_invalid than set_default, all the time: pages are taken and not given back.",
                 Query(total(rate(operations), "operation"), "{{operation}}"),
                 unit="ops",
@@ -95,7 +99,8 @@ def calls() -> Row:
             ),
             timeseries(
                 "Splits for each thousand calls",
-                "How destructive a call is on average. Grouping (the unmapped cache) lowers it; a rise means that calls hit memory that was still whole.",
+                "How destructive a call is on average. Grouping (the unmapped cache) lowers it; a rise means that calls hit memory that "
+                "was still whole.",
                 Query(f"1000 * {total(rate(SPLITS))} / ({total(rate(operations))} > 0)", "splits / 1000 calls"),
                 unit="short",
                 width=8,
@@ -126,7 +131,8 @@ def accounted() -> Row:
         [
             timeseries(
                 "The kernel's count and uaptrace's, per minute",
-                "Splits by /proc/vmstat, and those that hooks saw and explained. The lines lie on each other; where the kernel's is higher, a hook missed some: "
+                "Splits by /proc/vmstat, and those that hooks saw and explained. The lines lie on each other; where the kernel's is "
+                "higher, a hook missed some: "
                 "see “Not explained” and the hooks in *uaptrace itself*.",
                 Query(f"60 * {total(rate(metric('direct_map_vmstat_splits_total')))}", "counted by the kernel"),
                 Query(f"60 * {total(rate(SPLITS))}", "explained"),
@@ -144,7 +150,8 @@ def accounted() -> Row:
             ),
             stat(
                 "Not explained",
-                "Splits since tracing began that the kernel counted and no hook saw. Should be zero. KFENCE and hibernation change mappings in ways that no hook can see.",
+                "Splits since tracing began that the kernel counted and no hook saw. Should be zero. KFENCE and hibernation change "
+                "mappings in ways that no hook can see.",
                 Query(total(metric("direct_map_unexplained_splits_total"))),
                 unit="locale",
                 steps=ZERO_IS_GOOD,
@@ -152,7 +159,8 @@ def accounted() -> Row:
             ),
             stat(
                 "By uaptrace",
-                "What attaching cost, and what uaptrace split while it ran. The observer's own effect is shown, and never counted as a finding.",
+                "What attaching cost, and what uaptrace split while it ran. The observer's own effect is shown, and never counted as a "
+                "finding.",
                 Query(total(metric("direct_map_attach_splits_total")), "attaching"),
                 Query(total(metric("direct_map_splits_total", cause="self")), "running"),
                 unit="locale",
@@ -161,7 +169,8 @@ def accounted() -> Row:
             ),
             stat(
                 "Outside the direct map",
-                "Splits of mappings elsewhere (vmalloc, modules). The kernel does not count them and they do not fragment the direct map; they explain TLB flushes without splits above.",
+                "Splits of mappings elsewhere (vmalloc, modules). The kernel does not count them and they do not fragment the direct map;"
+                " they explain TLB flushes without splits above.",
                 Query(total(metric("other_mapping_splits_total"))),
                 unit="locale",
                 steps=thresholds(TEXT, (1_000_000, RED)),
@@ -176,7 +185,8 @@ def make() -> Json:
     return dashboard(
         UID,
         "uaptrace / Who splits it",
-        "What splits the large mappings of the direct map, when, by which calls, and whether every split that the kernel counted is explained. "
+        "What splits the large mappings of the direct map, when, by which calls, and whether every split that the kernel counted is "
+        "explained. "
         "Processes, cgroups and stacks are on the host: `uaptrace splits`.",
         [causes(), calls(), accounted()],
     )

@@ -62,7 +62,8 @@ def helps() -> Row:
             ),
             stat(
                 "Served without a refill",
-                "Hit ratio in the time shown. Above 90 % the cost of unmapping is paid once for many requests. Low: short-lived users drain it, or reclaim empties it all the time (see below).",
+                "Hit ratio in the time shown. Above 90 % the cost of unmapping is paid once for many requests. Low: short-lived users "
+                "drain it, or reclaim empties it all the time (see below).",
                 Query(f"{total(hits)} / ({total(requests)} > 0)", instant=True),
                 unit="percentunit",
                 decimals=1,
@@ -72,7 +73,8 @@ def helps() -> Row:
             ),
             stat(
                 "Refills of whole 2M",
-                "Share of refills that got an aligned 2M block: only these keep damage to one large mapping. Low means that free memory is too fragmented; "
+                "Share of refills that got an aligned 2M block: only these keep damage to one large mapping. Low means that free memory "
+                "is too fragmented; "
                 "more free memory (vm.min_free_kbytes) or an earlier start of the user helps.",
                 Query(f"{total(whole)} / ({total(refills)} > 0)", instant=True),
                 unit="percentunit",
@@ -91,7 +93,8 @@ def helps() -> Row:
             ),
             stat(
                 "Free in the cache",
-                "Memory in the cache that nobody uses now: absent from the direct map and lost to the rest of the system until it is asked for or reclaimed.",
+                "Memory in the cache that nobody uses now: absent from the direct map and lost to the rest of the system until it is "
+                "asked for or reclaimed.",
                 Query(f"4096 * {total(metric('unmapped_cache_cached_pages'))}"),
                 unit="bytes",
                 sparkline=True,
@@ -99,7 +102,8 @@ def helps() -> Row:
             ),
             stat(
                 "Failed requests",
-                "Requests in the time shown that got nothing. A module may not load, a process gets SIGBUS. Look for memory pressure, then for undone refills below.",
+                "Requests in the time shown that got nothing. A module may not load, a process gets SIGBUS. Look for memory pressure, "
+                "then for undone refills below.",
                 Query(count_of(metric("unmapped_cache_request_failures_total")), instant=True),
                 unit="short",
                 decimals=0,
@@ -108,7 +112,8 @@ def helps() -> Row:
             ),
             timeseries(
                 "Requests",
-                "Hits, refills and failures per second. Bursts of refills with few hits are start-up; refills that go on are churn: pages are released by reclaim and taken again.",
+                "Hits, refills and failures per second. Bursts of refills with few hits are start-up; refills that go on are churn: pages"
+                " are released by reclaim and taken again.",
                 Query(total(rate(metric("unmapped_cache_hits_total"))), "hits"),
                 Query(total(rate(metric("unmapped_cache_refills_total"))), "refills"),
                 Query(total(rate(metric("unmapped_cache_request_failures_total"))), "failures"),
@@ -136,7 +141,8 @@ def content() -> Row:
         [
             bars(
                 "Free blocks by order now",
-                "Blocks of 2^order pages that are free in the cache: order 0 is one page, order 9 a whole 2M mapping. Many small and no large ones: the cache is fragmented itself.",
+                "Blocks of 2^order pages that are free in the cache: order 0 is one page, order 9 a whole 2M mapping. Many small and no "
+                "large ones: the cache is fragmented itself.",
                 Query(ordered(free), "order {{order}}", instant=True),
                 unit="short",
                 decimals=0,
@@ -163,7 +169,8 @@ def refill() -> Row:
         [
             timeseries(
                 "Refills per minute by order",
-                "Chunks taken from the page allocator. Order 9 is what is meant to happen; each lower order is a chunk that shares its 2M mapping with ordinary memory, and splits it.",
+                "Chunks taken from the page allocator. Order 9 is what is meant to happen; each lower order is a chunk that shares its 2M"
+                " mapping with ordinary memory, and splits it.",
                 Query(f"60 * {ordered(rate(metric('unmapped_cache_refills_total')))}", "order {{order}}"),
                 unit="cpm",
                 stacked=True,
@@ -171,7 +178,8 @@ def refill() -> Row:
             ),
             timeseries(
                 "Refills that went wrong, per minute",
-                "Fall-backs got a smaller chunk than the first that was tried; undone ones were given back because unmapping failed. The first is fragmentation, the second is a bug.",
+                "Fall-backs got a smaller chunk than the first that was tried; undone ones were given back because unmapping failed. The "
+                "first is fragmentation, the second is a bug.",
                 Query(f"60 * {total(rate(metric('unmapped_cache_refill_fallbacks_total')))}", "smaller than wanted"),
                 Query(f"60 * {total(rate(metric('unmapped_cache_refills_undone_total')))}", "undone"),
                 unit="cpm",
@@ -198,7 +206,8 @@ def latency() -> Row:
         [
             timeseries(
                 "Time of a call: median and 99 %",
-                "Upper bounds of power-of-two buckets. A hit should take around a microsecond; a refill unmaps up to 512 pages and flushes the TLB of every CPU.",
+                "Upper bounds of power-of-two buckets. A hit should take around a microsecond; a refill unmaps up to 512 pages and "
+                "flushes the TLB of every CPU.",
                 Query(f"histogram_quantile(0.5, {total(rate(buckets), 'le', 'operation')})", "{{operation}} median"),
                 Query(f"histogram_quantile(0.99, {total(rate(buckets), 'le', 'operation')})", "{{operation}} 99 %"),
                 unit="s",
@@ -225,7 +234,8 @@ def reclaim() -> Row:
         [
             timeseries(
                 "Asked for and released",
-                "What reclaim asked of the cache and what it got. Asked for without released for minutes, while memory is free in the cache, is a shrinker that does not work.",
+                "What reclaim asked of the cache and what it got. Asked for without released for minutes, while memory is free in the "
+                "cache, is a shrinker that does not work.",
                 Query(f"4096 * {total(rate(metric('shrinker_asked_pages_total')))}", "asked for"),
                 Query(f"4096 * {total(rate(metric('shrinker_released_pages_total')))}", "released"),
                 unit="binBps",
@@ -242,7 +252,8 @@ def reclaim() -> Row:
             ),
             timeseries(
                 "Blocks released per minute by order",
-                "The shrinker begins with the smallest. A released chunk stays split: small orders here are large mappings that do not come back.",
+                "The shrinker begins with the smallest. A released chunk stays split: small orders here are large mappings that do not "
+                "come back.",
                 Query(f"60 * {ordered(rate(metric('unmapped_cache_releases_total')))}", "order {{order}}"),
                 unit="cpm",
                 stacked=True,
@@ -261,7 +272,8 @@ def correct() -> Row:
             table(
                 "Invariants",
                 "What must hold for every page of the cache, how often it was checked and how often it was broken since tracing began. "
-                "A broken one is a kernel bug or memory damage: `uaptrace audit` names page, expectation and caller. Not checked: the hook for it is missing.",
+                "A broken one is a kernel bug or memory damage: `uaptrace audit` names page, expectation and caller. Not checked: the "
+                "hook for it is missing.",
                 Query(
                     f"{total(metric('audit_violations_total'), 'invariant')} * on (invariant) group_left (title) {title}",
                     instant=True,
@@ -287,6 +299,7 @@ def make() -> Json:
     return dashboard(
         UID,
         "uaptrace / Unmapped cache",
-        "The kernel's cache of pages that are absent from the direct map: what it holds, how it refills, what it costs, whether it gives memory back, and whether it is correct.",
+        "The kernel's cache of pages that are absent from the direct map: what it holds, how it refills, what it costs, whether it gives "
+        "memory back, and whether it is correct.",
         [helps(), content(), refill(), latency(), reclaim(), correct()],
     )

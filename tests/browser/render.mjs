@@ -3,7 +3,7 @@
 //
 //   node render.mjs JOB.json > REPORT.json
 //
-// JOB: { prometheus: URL, chromium: PATH, scrape: "15s", from, to: ms since 1970, width: pixels,
+// JOB: { prometheus: URL, chromium: PATH, scrape: "15s", from, to: ISO 8601, width: pixels,
 //        dashboards: [{ name, file: JSON of a dashboard, picture: PNG to write }] }
 // The page that `vite build` made is in dist/ beside this file. No request leaves the page's own server but those to Prometheus.
 import { readFile } from 'node:fs/promises';
