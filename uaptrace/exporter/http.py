@@ -52,6 +52,8 @@ class Limits:
     """From the end of the request until the client has taken all of the answer."""
     linger_s: float = 2.0
     """How long what a refused client still sends is thrown away, so that it can read why it was refused."""
+    grace_s: float = 0.1
+    """A connection younger than this is not given up: its request is on the way."""
     request_bytes: int = 16 * 1024
     """Request line and headers."""
     body_bytes: int = 64 * 1024
@@ -194,9 +196,10 @@ class HttpServer:
                     await asyncio.sleep(0.05)
                 continue
             while len(self._connections) >= self.limits.connections and not self._evict():
-                # Every connection is having a request answered, which has a deadline: one of them ends.
+                # Every connection is having a request answered, which has a deadline, or is about to send one.
                 self._room.clear()
-                await self._room.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), self.limits.grace_s)
             connection = _Connection(self)
             self._connections.add(connection)
             self._silent[connection] = None
@@ -204,8 +207,10 @@ class HttpServer:
             connection.begin(client, self.config().tls)
 
     def _evict(self) -> bool:
-        """Give up the connection that has been silent for longest. False where all are at work."""
-        victim = next(iter(self._silent), None) or next(iter(self._kept), None)
+        """Give up the connection that has been silent for longest. False where all are at work or have just come."""
+        victim = next(iter(self._silent), None)
+        if victim is None or victim.age_s() < self.limits.grace_s:
+            victim = next(iter(self._kept), None)
         if victim is None:
             return False
         victim.drop("limit")
@@ -250,6 +255,11 @@ class _Connection(asyncio.Protocol):
         self._has_ended = False
         self._drained = asyncio.Event()
         self._drained.set()
+        self._begin_s = self._loop.time()
+
+    def age_s(self) -> float:
+        """Seconds since it was accepted."""
+        return self._loop.time() - self._begin_s
 
     def begin(self, client: socket.socket, context: ssl.SSLContext | None) -> None:
         """Take over an accepted socket."""
@@ -380,7 +390,12 @@ class _Connection(asyncio.Protocol):
             response = Response.text(HTTPStatus.INTERNAL_SERVER_ERROR, f"error in uaptrace: {type(error).__name__}")
         if response.status is HTTPStatus.UNAUTHORIZED:
             self._server.statistics.dropped["unauthorized"] += 1
-        self._send(response, request.method == "HEAD")
+        try:
+            self._send(response, request.method == "HEAD")
+        except h11.LocalProtocolError as error:
+            _log.error("%s %s: an answer that is not HTTP: %s", request.method, request.path, error)
+            self.drop(None)
+            return
         await self._drained.wait()
         if self._has_ended or self._transport is None:
             return

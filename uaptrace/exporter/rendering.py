@@ -96,8 +96,9 @@ def negotiated(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     """The format for an Accept header: a function that renders it, and its content type."""
     try:
         encoder, content_type = choose_encoder(accept)
-    except ValueError:
-        # A version that is not a number: the client gets the format that everyone reads.
+        content_type.encode("ascii")
+    except (ValueError, TypeError):
+        # A version that is not one (the library says what the client said): the client gets the format that everyone reads.
         encoder, content_type = choose_encoder("")
     if isinstance(encoder, partial) and encoder.keywords.get("escaping") == "underscores":
         # All names here are plain ones, so nothing needs escaping and the answer is the same byte by byte; but

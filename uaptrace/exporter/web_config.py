@@ -262,7 +262,7 @@ class _Reader:
         try:
             context.set_ecdh_curve(_CURVES[names[0]])
         except (ssl.SSLError, ValueError) as error:
-            raise self._error(where, f"{names[0]}: {_one_line(error)}") from None
+            raise self._error(where, f"{names[0]} cannot be set with this Python ({_one_line(error)}); leave it out") from None
 
     def _version(self, table: dict[str, Any], name: str, default: str) -> ssl.TLSVersion:
         text = self._take(table, "tls_server_config", name, str, default)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures on /metrics are those of the snapshot, in both formats; what is unknown is not there; the number of series is bounded."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+from exporter_snapshots import LARGEST_NR_HOOKS, largest_snapshot, small_snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.process_collector import ProcessCollector
+
+from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness
+from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
+from uaptrace.model.snapshot import Cause, Exactness, Histogram, HookStatus, InvariantRow, Loss, Snapshot
+from uaptrace.units import LEVELS, NR_ORDERS, Level
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scrape(snapshot: Snapshot | None, accept: str = "") -> str:
+    body, _ = Renderer(HttpStatistics()).scrape(lambda: snapshot, accept, "")
+    return body.decode()
+
+
+def series(snapshot: Snapshot | None, accept: str = "") -> Series:
+    parse = parse_openmetrics if accept == OPENMETRICS else parse_text
+    found: Series = {}
+    for family in parse(scrape(snapshot, accept)):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, f"{key} is there twice: Prometheus would refuse the scrape"
+            found[key] = sample.value
+    return found
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    return found[name, tuple(sorted(labels.items()))]
+
+
+def names(found: Series) -> set[str]:
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_every_figure_of_the_largest_host_arrives(accept: str) -> None:
+    snapshot = largest_snapshot()
+    found = series(snapshot, accept)
+    view, cache, shrinker = snapshot.direct_map, snapshot.cache, snapshot.shrinker
+    assert cache is not None
+    assert shrinker is not None
+    assert view.kernel_bytes is not None
+    for level in LEVELS:
+        assert value(found, "uaptrace_direct_map_bytes", level=level.label) == view.present_bytes[level]
+        assert value(found, "uaptrace_direct_map_absent_bytes", level=level.label) == view.absent_bytes_by_level[level]
+        assert value(found, "uaptrace_direct_map_meminfo_bytes", level=level.label) == view.kernel_bytes[level]
+    assert value(found, "uaptrace_direct_map_largest_intact_bytes") == view.largest_intact_bytes
+    assert value(found, "uaptrace_direct_map_touched_regions") == view.nr_regions_touched
+    assert value(found, "uaptrace_direct_map_split_regions") == view.nr_regions_split
+    assert value(found, "uaptrace_direct_map_stranded_regions") == view.nr_regions_stranded
+    assert snapshot.splits.kernel_total is not None
+    for level in (Level.M2, Level.G1):
+        for cause in Cause:
+            assert (
+                value(found, "uaptrace_direct_map_splits_total", level=level.label, cause=cause) == snapshot.splits.by_cause[level, cause]
+            )
+        assert value(found, "uaptrace_direct_map_unexplained_splits_total", level=level.label) == snapshot.splits.unexplained[level]
+        assert value(found, "uaptrace_direct_map_attach_splits_total", level=level.label) == snapshot.splits.during_attach[level]
+        assert value(found, "uaptrace_direct_map_vmstat_splits_total", level=level.label) == snapshot.splits.kernel_total[level]
+    assert value(found, "uaptrace_other_mapping_splits_total") == snapshot.splits.other_mappings
+    for name in ("set_invalid", "set_default", "cpa"):
+        operation = snapshot.operations[name]
+        assert value(found, "uaptrace_direct_map_operations_total", operation=name) == operation.calls
+        assert value(found, "uaptrace_direct_map_operation_failures_total", operation=name) == operation.failed
+    assert len(snapshot.latency) == 7
+    for name, histogram in snapshot.latency.items():
+        assert value(found, "uaptrace_operation_duration_seconds_count", operation=name) == histogram.count
+        assert value(found, "uaptrace_operation_duration_seconds_sum", operation=name) == histogram.sum_ns / 1e9
+        assert value(found, "uaptrace_operation_duration_seconds_bucket", operation=name, le="1.024e-06") == sum(histogram.buckets[:10])
+    for order in range(NR_ORDERS):
+        assert value(found, "uaptrace_unmapped_cache_free_blocks", order=str(order)) == cache.free[order]
+        assert value(found, "uaptrace_unmapped_cache_refills_total", order=str(order)) == cache.cached[order]
+        assert value(found, "uaptrace_unmapped_cache_releases_total", order=str(order)) == cache.released[order]
+        assert value(found, "uaptrace_unmapped_cache_allocations_total", order=str(order)) == cache.allocated[order]
+        assert value(found, "uaptrace_unmapped_cache_frees_total", order=str(order)) == cache.freed[order]
+    assert value(found, "uaptrace_unmapped_cache_present") == 1
+    assert value(found, "uaptrace_unmapped_cache_cached_pages") == cache.free_pages
+    assert value(found, "uaptrace_unmapped_cache_handed_out_pages") == cache.handed_out_pages
+    assert value(found, "uaptrace_unmapped_cache_requests_total") == snapshot.operations["cache_alloc"].calls
+    assert value(found, "uaptrace_unmapped_cache_request_failures_total") == snapshot.operations["cache_alloc"].failed
+    assert value(found, "uaptrace_unmapped_cache_hits_total") == cache.hits
+    assert value(found, "uaptrace_unmapped_cache_refill_fallbacks_total") == cache.refill_fallbacks
+    assert value(found, "uaptrace_unmapped_cache_refills_undone_total") == snapshot.counters["cache_refill_undone"]
+    assert value(found, "uaptrace_shrinker_runs_total") == shrinker.runs
+    assert value(found, "uaptrace_shrinker_count_calls_total") == shrinker.counts
+    assert value(found, "uaptrace_shrinker_asked_pages_total") == shrinker.asked_pages
+    assert value(found, "uaptrace_shrinker_released_pages_total") == shrinker.released_pages
+    for row in snapshot.audit:
+        assert value(found, "uaptrace_audit_checks_total", invariant=str(row.number)) == row.checked
+        assert value(found, "uaptrace_audit_violations_total", invariant=str(row.number)) == row.violated
+        assert value(found, "uaptrace_audit_invariant_info", invariant=str(row.number), title=row.title) == 1
+    assert value(found, "uaptrace_state_exact") == 0
+    assert value(found, "uaptrace_ready") == 0
+    assert value(found, "uaptrace_last_exact_timestamp_seconds") == pytest.approx(1_700_000_123.25 - 1.321012345, abs=1e-6)
+    assert value(found, "uaptrace_reconcile_error_bytes") == snapshot.reconcile_error_bytes
+    assert value(found, "uaptrace_reconcile_error_blocks") == snapshot.reconcile_error_blocks
+    assert value(found, "uaptrace_page_table_rereads_total") == 3
+    assert value(found, "uaptrace_events_total") == snapshot.loss.events_taken
+    assert value(found, "uaptrace_events_lost_total", kind="split") == 100
+    assert value(found, "uaptrace_events_lost_total", kind="unknown") == 5
+    assert value(found, "uaptrace_decode_errors_total") == snapshot.loss.decode_errors
+    assert value(found, "uaptrace_missed_runs_total") == snapshot.loss.missed_runs
+    assert value(found, "uaptrace_contexts_lost_total") == snapshot.loss.contexts_lost
+    assert value(found, "uaptrace_hooks", mechanism="fentry") == 6
+    assert value(found, "uaptrace_hooks", mechanism="none") == 5
+    assert value(found, "uaptrace_hook_attached", hook="hook_4") == 1
+    assert value(found, "uaptrace_hook_attached", hook="hook_5") == 0
+    assert value(found, "uaptrace_kfence_enabled") == 1
+    assert value(found, "uaptrace_host_cpus") == 448
+    assert value(found, "uaptrace_host_memory_bytes") == 12 << 40
+    assert value(found, "uaptrace_tracing_start_timestamp_seconds") == pytest.approx(1_700_000_123.25 - 987_650.321012345, abs=1e-6)
+    assert value(found, "uaptrace_snapshot_timestamp_seconds") == 1_700_000_123.25
+
+
+def test_the_largest_host_has_at_most_400_series() -> None:
+    found = series(largest_snapshot())
+    assert len(found) <= 400, f"{len(found)} series"
+    # As many again would still be bounded by the number of hooks, the only label that is not a closed set of docs/metrics.md.
+    without_hooks = len(found) - LARGEST_NR_HOOKS
+    assert without_hooks + 50 <= 400
+
+
+def test_a_kernel_without_the_cache_has_no_cache_series_rather_than_zeros() -> None:
+    snapshot = largest_snapshot()
+    without = replace(snapshot, cache=None, shrinker=None, host=replace(snapshot.host, has_series=False))
+    found = series(without)
+    assert value(found, "uaptrace_unmapped_cache_present") == 0
+    assert not {n for n in names(found) if n.startswith(("uaptrace_unmapped_cache_", "uaptrace_shrinker_"))} - {
+        "uaptrace_unmapped_cache_present"
+    }
+    assert {dict(labels)["operation"] for name, labels in found if name == "uaptrace_operation_duration_seconds_count"} == {
+        "set_invalid",
+        "set_default",
+        "cpa",
+    }
+
+
+def test_what_is_not_known_is_absent() -> None:
+    unknown = {
+        "uaptrace_direct_map_meminfo_bytes",
+        "uaptrace_direct_map_vmstat_splits_total",
+        "uaptrace_direct_map_operations_total",
+        "uaptrace_operation_duration_seconds_count",
+        "uaptrace_audit_violations_total",
+        "uaptrace_reconcile_error_bytes",
+        "uaptrace_reconcile_error_blocks",
+        "uaptrace_last_exact_timestamp_seconds",
+        "uaptrace_host_memory_bytes",
+        "uaptrace_host_cpus",
+    }
+    assert not names(series(small_snapshot())) & unknown
+    assert unknown <= names(series(largest_snapshot()))
+
+
+def test_closed_label_sets_are_there_before_anything_happens() -> None:
+    found = series(small_snapshot())
+    assert value(found, "uaptrace_direct_map_splits_total", level="1g", cause="secretmem") == 0
+    assert value(found, "uaptrace_events_lost_total", kind="shrink") == 0
+    assert value(found, "uaptrace_hooks", mechanism="kprobe") == 0
+    assert len([1 for name, _ in found if name == "uaptrace_direct_map_splits_total"]) == 2 * len(Cause)
+
+
+def test_before_the_first_state_the_endpoint_shows_itself_only() -> None:
+    found = series(None)
+    assert value(found, "uaptrace_ready") == 0
+    assert {"uaptrace_build_info", "process_resident_memory_bytes", "uaptrace_scrape_duration_seconds_count"} <= names(found)
+    assert not {n for n in names(found) if n.startswith("uaptrace_direct_map")}
+
+
+def test_levels_that_the_kernel_does_not_print_are_absent() -> None:
+    snapshot = small_snapshot()
+    view = replace(snapshot.direct_map, kernel_bytes=MappingProxyType({Level.K4: 8192, Level.M2: 0}))
+    found = series(replace(snapshot, direct_map=view))
+    levels = {dict(labels)["level"] for name, labels in found if name == "uaptrace_direct_map_meminfo_bytes"}
+    assert levels == {"4k", "2m"}
+
+
+def test_a_hook_of_two_programs_is_attached_when_both_are() -> None:
+    hooks = (HookStatus("cpa", "f", "fentry"), HookStatus("cpa", "f", None, "not in this kernel"), HookStatus("split", "g", "kprobe"))
+    found = series(replace(small_snapshot(), hooks=hooks))
+    assert value(found, "uaptrace_hook_attached", hook="cpa") == 0
+    assert value(found, "uaptrace_hook_attached", hook="split") == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 2**50), min_size=32, max_size=32).map(tuple),
+    st.integers(0, 2**50),
+)
+def test_buckets_are_cumulative_and_no_call_is_in_a_bucket_below_its_duration(counts: tuple[int, ...], sum_ns: int) -> None:
+    histogram = Histogram(counts, sum_ns)
+    found = buckets(histogram)
+    assert [bound for bound, _ in found] == [*(repr(2**e / 1e9) for e in range(FIRST_BUCKET, LAST_BUCKET + 1)), "+Inf"]
+    numbers = [number for _, number in found]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == float(histogram.count)
+    for bound, number in found[:-1]:
+        # Bucket i holds calls of at most 2^(i+1) ns, so all of these took at most the bound.
+        assert number == float(sum(n for i, n in enumerate(counts) if 2 ** (i + 1) <= round(float(bound) * 1e9)))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "why"),
+    [
+        (None, "no state yet"),
+        (replace(small_snapshot(), hooks=()), "no hook is attached"),
+        (replace(small_snapshot(), hooks=(HookStatus("cpa", None, None, "locked down"),)), "no hook is attached"),
+        (replace(small_snapshot(), exactness=Exactness(False, ("3 events lost", "drift"))), "3 events lost; drift"),
+    ],
+)
+def test_readiness_says_why_not(snapshot: Snapshot | None, why: str) -> None:
+    assert why in str(readiness(snapshot))
+
+
+def test_ready_when_attached_and_exact() -> None:
+    assert readiness(small_snapshot()) is None
+    assert value(series(small_snapshot()), "uaptrace_ready") == 1
+
+
+@pytest.mark.parametrize("snapshot", [None, small_snapshot(), largest_snapshot()])
+def test_the_faster_openmetrics_rendering_is_the_librarys_own_byte_by_byte(snapshot: Snapshot | None) -> None:
+    class Frozen(ProcessCollector):
+        def collect(self) -> list[object]:  # type: ignore[override]
+            return []
+
+    collector = ScrapeCollector(snapshot, HttpStatistics(), Frozen(registry=None))
+    for accept in (OPENMETRICS, "application/openmetrics-text", "text/plain; version=1.0.0", "*/*", ""):
+        library, library_type = choose_encoder(accept)
+        ours, content_type = negotiated(accept)
+        assert content_type == library_type
+        assert ours(collector) == library(collector)
+
+
+def test_a_content_type_that_makes_no_sense_gets_the_text_format() -> None:
+    _, content_type = negotiated("application/openmetrics-text; version=banana")
+    assert content_type.startswith("text/plain; version=0.0.4")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("gzip;q=0", False),
+        ("GZIP", True),
+        ("x-gzip", True),
+        ("*", True),
+        ("*;q=0", False),
+        ("gzip;q=0, *", False),
+        ("identity", False),
+        ("gzip;q=much", False),
+    ],
+)
+def test_gzip_only_for_those_who_take_it(header: str, expected: bool) -> None:
+    assert accepts_gzip(header) is expected
+    body, headers = compressed(b"x" * 5000, header)
+    assert (dict(headers).get("Content-Encoding") == "gzip") is expected
+    assert (gzip.decompress(body) if expected else body) == b"x" * 5000
+
+
+def test_scrapes_are_counted_with_their_time() -> None:
+    ticks = iter([10.0, 10.5, 20.0, 20.25])
+    statistics = HttpStatistics()
+    renderer = Renderer(statistics, clock=lambda: next(ticks))
+    renderer.scrape(small_snapshot, "", "")
+    assert (statistics.scrapes, statistics.scrape_seconds) == (1, 0.5)
+    body, _ = renderer.scrape(small_snapshot, "", "")
+    assert "uaptrace_scrape_duration_seconds_count 1.0\nuaptrace_scrape_duration_seconds_sum 0.5\n" in body.decode()
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_text_from_the_host_arrives_as_it_was(hostname: str, title: str) -> None:
+    base = small_snapshot()
+    row = InvariantRow(1, title, 0, 0)
+    found = series(replace(base, host=replace(base.host, hostname=hostname), audit=(row,)), OPENMETRICS)
+    (host,) = [dict(labels) for name, labels in found if name == "uaptrace_host_info"]
+    assert host["hostname"] == hostname
+    assert value(found, "uaptrace_audit_invariant_info", invariant="1", title=title) == 1
+
+
+def test_loss_of_kinds_that_were_not_counted_is_shown_as_unknown() -> None:
+    found = series(replace(small_snapshot(), loss=Loss(events_lost=7, lost_by_kind={"free": 3})))
+    assert value(found, "uaptrace_events_lost_total", kind="free") == 3
+    assert value(found, "uaptrace_events_lost_total", kind="unknown") == 4
