@@ -29,7 +29,7 @@ def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Do
     view = snapshot.direct_map
     known = view.total_bytes > 0  # No host has no memory: the map was not read yet.
     return {
-        **_head(snapshot),
+        **snapshot_head(snapshot),
         "loss": {
             "events_taken": snapshot.loss.events_taken,
             "events_lost": snapshot.loss.events_lost,
@@ -92,7 +92,7 @@ def audit_to_json(snapshot: Snapshot) -> Document:
     violated = sum(row.violated for row in snapshot.audit)
     checked = any(row.checked for row in snapshot.audit)
     return {
-        **_head(snapshot),
+        **snapshot_head(snapshot),
         "clean": False if violated else True if checked else None,
         "violated": violated,
         "invariants": [_invariant(row) for row in snapshot.audit],
@@ -102,7 +102,7 @@ def audit_to_json(snapshot: Snapshot) -> Document:
 def splits_to_json(snapshot: Snapshot, group_by: GroupBy = "row") -> Document:
     """The ledger, grouped. By cause the groups are all splits; otherwise those that the ledger has rows for (``complete``)."""
     return {
-        **_head(snapshot),
+        **snapshot_head(snapshot),
         **_splits(snapshot),
         "group_by": group_by,
         "complete": group_by == "cause" or ledger_is_complete(snapshot),
@@ -149,7 +149,7 @@ def _identity(row: SplitRow, group_by: GroupBy) -> Document:
             raise AssertionError("rows are not grouped")
 
 
-def _head(snapshot: Snapshot) -> Document:
+def snapshot_head(snapshot: Snapshot) -> Document:
     host = snapshot.host
     return {
         "schema": SCHEMA,

@@ -112,7 +112,8 @@ def verdict(figures_: MapFigures) -> str:
     packing = figures_.packing or 0.0
     word = "grouped" if packing >= 0.5 else "partly grouped" if packing >= 0.2 else "scattered"
     touched = words.plural(figures_.nr_regions_touched, "2M region")
-    return f"{word}: {touched} touched in {words.plural(figures_.nr_touched_runs, 'place')}, {figures_.nr_regions_needed:,} would do"
+    places = words.plural(figures_.nr_touched_runs, "place")
+    return f"{word}: {touched} touched in {places} (packed: {figures_.nr_regions_needed:,})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +170,16 @@ class Row:
 
 
 def rows(grid: Cells, per_row: int) -> list[Row]:
-    """Rows of ``per_row`` cells; rows without any memory are folded, those at the end left out."""
+    """Rows of ``per_row`` cells; rows without any memory are folded, those before the first and after the last left out."""
     out: list[Row] = []
     empty = 0
     for start in range(0, len(grid), per_row):
         if not grid.level[start : start + per_row].any():
             empty += 1
             continue
-        if empty:
+        if empty and out:
             out.append(Row(start - empty * per_row, empty))
-            empty = 0
+        empty = 0
         out.append(Row(start))
     return out
 
@@ -205,12 +206,12 @@ def glyph(level: int, absent: float) -> Span:
     return GLYPHS[Level(level)], STYLES[Level(level)]
 
 
-def row_line(grid: Cells, row: Row, per_row: int, cursor: int | None = None) -> Line:
+def row_line(grid: Cells, row: Row, per_row: int, cursor: int | None = None, gap_word: str = "without memory") -> Line:
     """One row: physical address of its first cell, then the cells. ``cursor``: index of the cell to mark."""
     label = f"{words.address(grid.pfn(row.start)):>14} "
     if row.nr_rows:
         gap = words.pages(row.nr_rows * per_row * grid.pages_per_cell)
-        return ((label, "dim"), (f"··· {gap} without memory ···"[:per_row], "dim"))
+        return ((label, "dim"), (f"··· {gap} {gap_word} ···"[:per_row], "dim"))
     spans: list[Span] = [(label, "dim")]
     text, style = "", ""
     for i in range(row.start, min(row.start + per_row, len(grid))):
