@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one part that setup.cfg cannot say: the what-if engine, compiled where there is a C compiler.
+
+Without one the installation goes on, and the engine runs as Python (docs/whatif.md).
+"""
+
+from __future__ import annotations
+
+from setuptools import Extension, setup
+
+try:
+    from Cython.Build import cythonize
+except ImportError:  # installed with --no-build-isolation and without Cython
+    extensions = []
+else:
+    extensions = cythonize(
+        [Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"], optional=True)],
+        build_dir="build",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "annotation_typing": False,
+        },
+    )
+
+setup(ext_modules=extensions)
