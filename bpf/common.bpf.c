@@ -163,12 +163,23 @@ static __always_inline void drop_context_if_idle(struct uap_context *c)
 		tasks.delete(&key);
 }
 
+/*
+ * The result is to be tested once only: before 6.2 the verifier takes a second test for one that may fail, and then
+ * misses the record.
+ */
 static __always_inline struct uap_record *reserve(u32 kind)
 {
 	struct uap_record *r = ring.ringbuf_reserve(sizeof(*r));
 
-	add((r ? UAP_C_EMITTED : UAP_C_LOST) + kind, 1);
+	if (!r)
+		add(UAP_C_LOST + kind, 1);
 	return r;
+}
+
+static __always_inline void submit(struct uap_record *r, u32 kind)
+{
+	ring.ringbuf_submit(r, 0);
+	add(UAP_C_EMITTED + kind, 1);
 }
 
 /* The name of the task goes before its first record, and again when it changes (exec). */
@@ -192,7 +203,7 @@ static __always_inline void name_task(u32 tgid)
 	p[1] = comm.half[0];
 	p[2] = comm.half[1];
 	r->tgid = tgid;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_TASK);
 }
 
 /* Reserve a record of the current task, all other fields zero; the caller submits it. */
@@ -231,10 +242,10 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 	if (nr > UAP_STACK_FRAMES)
 		nr = UAP_STACK_FRAMES;
 	for (i = 0; i < UAP_STACK_FRAMES; i++) {
-		if (i >= nr)
-			break;
-		hash = (hash ^ (u32)s->e[i]) * 16777619U;
-		hash = (hash ^ (u32)(s->e[i] >> 32)) * 16777619U;
+		u64 frame = i < nr ? s->e[i] : 0;
+
+		hash = (hash ^ (u32)frame) * 16777619U;
+		hash = (hash ^ (u32)(frame >> 32)) * 16777619U;
 	}
 	if (!hash)
 		hash = 1;
@@ -259,7 +270,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 		r->kind = UAP_STACK;
 		r->order = i;
 		r->nr_present = nr;
-		ring.ringbuf_submit(r, 0);
+		submit(r, UAP_STACK);
 	}
 	sent_stacks.update(&hash, &known);
 	return hash;

@@ -65,7 +65,7 @@ static __always_inline int map_exit(int ret)
 		r->duration_ns = saturate(ns);
 		r->flags = flags;
 		r->nr_present = r->after && !(r->after & UAP_ABSENT) ? 1 : 0;
-		ring.ringbuf_submit(r, 0);
+		submit(r, UAP_SET_DIRECT_MAP);
 	}
 	drop_context_if_idle(c);
 	return 0;
@@ -120,7 +120,7 @@ static __always_inline void send_uncertain(u64 pfn, u32 nr)
 		return;
 	r->pfn = pfn;
 	r->nr_pages = nr;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_UNCERTAIN);
 }
 
 /* A change of presence: one record for each 2M region that it touches. */
@@ -168,7 +168,7 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 			r->after = state.mapping;
 			r->aux = ret;
 			r->duration_ns = saturate(ns);
-			ring.ringbuf_submit(r, 0);
+			submit(r, UAP_CPA);
 		}
 		pfn = next;
 	}
@@ -238,7 +238,7 @@ static __always_inline int split_seen(void *ctx)
 	r->after = level;
 	r->stack_id = stack;
 	r->flags = flags;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_SPLIT);
 	return 0;
 }
 

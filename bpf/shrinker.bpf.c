@@ -34,7 +34,7 @@ static __always_inline int scan_exit(u64 ret)
 		r->nr_pages = released;
 		r->aux = c->shrink_asked;
 		r->duration_ns = saturate(ns);
-		ring.ringbuf_submit(r, 0);
+		submit(r, UAP_SHRINK);
 	}
 	drop_context_if_idle(c);
 	return 0;

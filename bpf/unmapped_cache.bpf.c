@@ -26,7 +26,7 @@ static __always_inline void send_refill(struct uap_context *c, u64 pfn, u32 orde
 	r->nr_pages = 1U << (order & 15);
 	r->aux = failed;
 	r->flags = flags;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_REFILL);
 }
 
 static __always_inline u32 log2_of(u32 nr)
@@ -72,7 +72,7 @@ static __always_inline int alloc_pages_enter(u32 gfp, u32 order)
 	r->order = order;
 	r->nr_pages = 1U << (order & 15);
 	r->aux = gfp;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_REQUEST);
 	return 0;
 }
 
@@ -138,7 +138,7 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 			r->pfn = c->refill_pfn;
 			r->order = c->refill_order;
 			r->nr_pages = 1U << (c->refill_order & 15);
-			ring.ringbuf_submit(r, 0);
+			submit(r, UAP_REFILL_UNDONE);
 		}
 	}
 	if (page) {
@@ -177,7 +177,7 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 		r->nr_present = state.nr_present;
 		r->flags = flags;
 		r->stack_id = stack;
-		ring.ringbuf_submit(r, 0);
+		submit(r, UAP_ALLOC);
 	}
 	drop_context_if_idle(c);
 	return 0;
@@ -222,7 +222,7 @@ static __always_inline int flush_range_enter(void *ctx, u64 start, u64 end)
 	r->aux = c->nr_failed;
 	r->flags = flags;
 	r->stack_id = stack;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_REFILLED);
 	return 0;
 }
 
@@ -248,7 +248,7 @@ static __always_inline int cache_free_enter(u64 page, u32 order)
 		r->nr_pages = 1U << order;
 		r->nr_present = state.nr_present;
 		r->after = state.mapping;
-		ring.ringbuf_submit(r, 0);
+		submit(r, UAP_FREE);
 	}
 	if (c)
 		c->free_start_ns = bpf_ktime_get_ns();
@@ -319,7 +319,7 @@ static __always_inline int release_enter(void *ctx, u64 page, u32 order)
 	r->aux = not_zero;
 	r->stack_id = stack;
 	r->flags = c && c->in_shrink ? UAP_F_IN_SHRINK : 0;
-	ring.ringbuf_submit(r, 0);
+	submit(r, UAP_RELEASE);
 	return 0;
 }
 

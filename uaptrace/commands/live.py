@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands that trace have in common: options, and a live session that is always detached again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.loader.attach import Loaded, LoaderOptions, load
+from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.updates import Records
+from uaptrace.session import Session, Sink
+from uaptrace.sources.live import LiveSource
+from uaptrace.sources.privileges import drop_privileges
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SIZES = {"K": 10, "M": 20, "G": 30}
+
+
+class Size(click.ParamType):
+    """``64K``, ``16M``: a power of two of at least a page, in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).upper().removesuffix("B").removesuffix("I")
+        shift = _SIZES.get(text[-1:], 0)
+        number = text[:-1] if shift else text
+        if not number.isdigit():
+            self.fail(f"{value!r} is no size: give bytes, or 64K, 16M, 1G", param, ctx)
+        size = int(number) << shift
+        if size < 4096 or size & (size - 1):
+            self.fail(f"{value!r} is not a power of two of at least 4096 bytes", param, ctx)
+        return size
+
+
+def tracing_options(command: F) -> F:
+    """--ring-size, --page-alloc-hook and --mechanism, as one parameter ``loader``."""
+
+    def gather(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        ctx.ensure_object(dict)[param.name] = value
+        return value
+
+    for option in (
+        click.option("--ring-size", "ring_bytes", type=Size(), default="16M", show_default=True, expose_value=False, callback=gather,
+                     help="Size of the ring buffer between kernel and daemon."),
+        click.option("--page-alloc-hook", "page_alloc", type=click.Choice([h.value for h in PageAllocHook]), default="auto",
+                     show_default=True, expose_value=False, callback=gather,
+                     help="What to hook on the page allocator's path (docs/performance.md has the cost)."),
+        click.option("--mechanism", type=click.Choice(["auto", "fentry", "kprobe"]), default="auto", show_default=True,
+                     expose_value=False, callback=gather, help="How to attach."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def loader_options(ctx: click.Context) -> LoaderOptions:
+    """The options that tracing_options() gathered."""
+    given = ctx.ensure_object(dict)
+    mechanism = given.get("mechanism", "auto")
+    return LoaderOptions(
+        ring_bytes=given.get("ring_bytes", 16 << 20),
+        page_alloc=PageAllocHook(given.get("page_alloc", "auto")),
+        mechanism=None if mechanism == "auto" else mechanism,
+    )
+
+
+def load_as_root(options: LoaderOptions) -> Loaded:
+    """Load and attach; one line that says why where this host cannot be traced."""
+    if os.geteuid() != 0:
+        raise CannotTraceError("tracing needs root: run it with sudo (uaptrace check says what else this host needs)")
+    return load(options)
+
+
+@dataclass(slots=True)
+class LiveFeed:
+    """A running session as the screen and the endpoint see it."""
+
+    session: Session
+    regions: bool = False
+
+    def latest(self) -> Snapshot | None:
+        return self.session.latest()
+
+    def waiting_for(self) -> str:
+        return "the page tables are being read"
+
+    def want_regions(self, wanted: bool) -> None:
+        self.session.keep_regions = wanted
+
+
+@contextlib.contextmanager
+def live_session(
+    options: LoaderOptions,
+    sink: Callable[[LiveSource], Sink] | None = None,
+    on_records: Callable[[Records], None] | None = None,
+    *,
+    keep_privileges: bool = False,
+) -> Iterator[Session]:
+    """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens."""
+    loaded = load_as_root(options)
+    try:
+        if not keep_privileges:
+            drop_privileges()
+        source = LiveSource(loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    try:
+        session = Session(source, sink(source) if sink else None, on_records)
+        session.start()
+        yield session
+    finally:
+        source.close()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
+    """SIGINT, SIGTERM and SIGHUP call ``stop`` and set the event, instead of ending the process at once."""
+    told = threading.Event()
+
+    def handler(_: int, __: FrameType | None) -> None:
+        told.set()
+        stop()
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield told
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def running(session: Session, interval_s: float | None) -> Iterator[list[BaseException]]:
+    """The session's loop in a thread of its own. Yields a list that gets the exception which ended it, if one did."""
+    failures: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            session.run(interval_s)
+        except BaseException as error:
+            failures.append(error)
+            session.stop()
+
+    thread = threading.Thread(target=loop, name="uaptrace-session")
+    thread.start()
+    try:
+        yield failures
+    finally:
+        session.stop()
+        thread.join()
+    if failures:
+        raise failures[0]

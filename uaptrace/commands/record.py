@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import Size, live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.sources.live import LiveSource
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write.")
+@click.option("--overwrite", is_flag=True, help="Replace a recording of that name.")
+@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--max-size", "max_bytes", type=Size(), help="Begin the next part (FILE.1, ...) at this size.")
+@click.option("--max-age", "max_age_s", type=click.FloatRange(min=1), help="Begin the next part after so many seconds.")
+@click.option("--max-parts", type=click.IntRange(min=2), help="Keep so many parts.")
+@tracing_options
+@click.pass_context
+def record(
+    ctx: click.Context,
+    output: Path,
+    overwrite: bool,
+    duration_s: float | None,
+    max_bytes: int | None,
+    max_age_s: float | None,
+    max_parts: int | None,
+) -> None:
+    """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
+    from uaptrace.recording import RecordingWriter
+
+    writers: list[RecordingWriter] = []
+
+    def make_writer(source: LiveSource) -> RecordingWriter:
+        writer = RecordingWriter(
+            output,
+            overwrite=overwrite,
+            max_bytes=max_bytes,
+            max_age_s=max_age_s,
+            max_parts=max_parts,
+            baseline=source.baseline if max_bytes or max_age_s else None,
+        )
+        writers.append(writer)
+        return writer
+
+    # A recorder makes new parts in its folder while it runs, so it stays the user that may write there; it keeps no capability
+    # where that user is not root.
+    with live_session(loader_options(ctx), make_writer, privileges_of=output.absolute().parent) as session:
+        writer = writers[0]
+        with contextlib.closing(writer), stopped_by_signals(session.stop):
+            deadline = None if duration_s is None else time.monotonic() + duration_s
+            click.echo(f"recording to {output}; Ctrl-C ends it", err=True)
+            session.run(1.0, until=lambda: (writer.flush_if_due() or False) or (deadline is not None and time.monotonic() >= deadline))
+            last = session.finish()
+        click.echo(f"{writer.nr_records} records in {writer.nr_bytes} bytes, {last.loss.total} lost", err=True)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace serve."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
+
+
+@click.command()
+@click.option("--listen", default="127.0.0.1:9970", show_default=True, metavar="ADDRESS:PORT", help="Where to serve.")
+@click.option(
+    "--web.config.file", "web_config", type=click.Path(path_type=Path), metavar="FILE", help="TLS and passwords (docs/serving.md)."
+)
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Serve a recording instead of tracing.")
+@click.option("--speed", type=click.FloatRange(min=0.01), help="With --replay: recorded seconds a second; all at once without it.")
+@click.option("--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Create this file when the endpoint answers.")
+@tracing_options
+@click.pass_context
+def serve(
+    ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_file: Path | None
+) -> None:
+    """Serve /metrics, /healthz, /readyz and /snapshot until SIGINT or SIGTERM."""
+    from uaptrace.exporter.server import serve as serve_endpoint
+    from uaptrace.exporter.web_config import ConfigWatch
+
+    config = ConfigWatch(web_config, lambda text: click.echo(f"uaptrace: {text}", err=True)) if web_config else None
+    # Made before privileges are given up: the file's folder need not be writable by nobody.
+    ready = ready_file.open("w") if ready_file else None
+    if ready_file:
+        ready_file.unlink()
+    if replay is not None:
+        _serve_recording(replay, speed, listen, config, ready_file)
+        return
+    if ready is not None:
+        ready.close()
+    with live_session(loader_options(ctx)) as session:
+        server = serve_endpoint(session.fresh, listen, config, region_feed=lambda: session.fresh(regions=True))
+        with contextlib.closing(_Stopping(server)), stopped_by_signals(session.stop):
+            click.echo(f"serving on {server.url}", err=True)
+            session.run(None)
+
+
+class _Stopping:
+    def __init__(self, server: object) -> None:
+        self._server = server
+
+    def close(self) -> None:
+        self._server.stop()  # type: ignore[attr-defined]
+
+
+def _serve_recording(path: Path, speed: float | None, listen: str, config: object, ready_file: Path | None) -> None:
+    from uaptrace.exporter.server import serve as serve_endpoint
+    from uaptrace.sources.replay import ReplaySource
+
+    source = ReplaySource(path, speed, budget_s=None)
+    lock = threading.Lock()
+
+    def feed(regions: bool = False) -> object:
+        with lock:
+            source.want_regions(regions)
+            return source.latest()
+
+    stopped = threading.Event()
+    with contextlib.closing(source), serve_endpoint(feed, listen, config, region_feed=lambda: feed(True)) as server:  # type: ignore[arg-type]
+        with stopped_by_signals(stopped.set):
+            click.echo(f"serving on {server.url}", err=True)
+            if ready_file:
+                ready_file.touch()
+            stopped.wait()

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace top."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uaptrace.commands.live import LiveFeed, live_session, loader_options, running, stopped_by_signals, tracing_options
+from uaptrace.errors import UsageError
+from uaptrace.model.snapshot import Snapshot
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print one snapshot after --interval, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: as JSON (docs/json.md).")
+@click.option("--interval", "interval_s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
+@click.option("--connect", metavar="HOST:PORT", help="Show a running daemon instead of tracing.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show a recording.")
+@click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
+@click.option("--at", "at_text", metavar="TIME", help="With --replay: begin at 90, 1:30, 50% or end.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint too.")
+@tracing_options
+@click.pass_context
+def top(
+    ctx: click.Context,
+    once: bool,
+    as_json: bool,
+    interval_s: float,
+    connect: str | None,
+    replay: Path | None,
+    speed: float,
+    at_text: str | None,
+    listen: str | None,
+) -> None:
+    """The direct map by mapping size, the unmapped cache by order, who did it, and whether the figures are exact."""
+    if as_json and not once:
+        raise UsageError("--json goes with --once")
+    if connect and replay:
+        raise UsageError("--connect and --replay exclude each other")
+    if at_text and not replay:
+        raise UsageError("--at goes with --replay")
+    if replay is not None:
+        _replay(replay, speed, at_text, once, as_json)
+    elif connect is not None:
+        _remote(connect, interval_s, once, as_json)
+    else:
+        _live(ctx, interval_s, once, as_json, listen)
+
+
+def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None) -> None:
+    with live_session(loader_options(ctx)) as session, _endpoint(session, listen):
+        if once:
+            first = session.latest()
+            deadline = time.monotonic() + interval_s
+            with stopped_by_signals(session.stop):
+                session.run(interval_s, until=lambda: time.monotonic() >= deadline)
+                _print(session.finish(), first, as_json)
+            return
+        with running(session, interval_s):
+            _screen(LiveFeed(session), None, interval_s)
+
+
+def _remote(connect: str, interval_s: float, once: bool, as_json: bool) -> None:
+    from uaptrace.sources.remote import RemoteFeed, parse_address
+
+    feed = RemoteFeed(*parse_address(connect))
+    if once:
+        first = feed.latest()
+        time.sleep(interval_s)
+        _print(feed.latest() or first, first, as_json)
+        return
+    _screen(feed, None, interval_s)
+
+
+def _replay(path: Path, speed: float, at_text: str | None, once: bool, as_json: bool) -> None:
+    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.tui.feed import parse_position
+
+    with contextlib.closing(ReplaySource(path, None if once and at_text is None else speed, budget_s=None if once else 0.2)) as source:
+        if at_text is not None:
+            source.jump(parse_position(at_text, 0.0, source.length_s))
+        if once:
+            _print(source.latest(), None, as_json)
+            return
+        _screen(source, source, 0.5)
+
+
+def _screen(feed: Any, control: Any, interval_s: float) -> None:
+    from uaptrace.tui.app import TopApp
+
+    TopApp(feed, control, refresh_s=min(interval_s, 0.5)).run()
+
+
+def _print(snapshot: Snapshot | None, earlier: Snapshot | None, as_json: bool) -> None:
+    if snapshot is None:
+        raise UsageError("there is no snapshot yet: the daemon is still reading the page tables; try again")
+    if as_json:
+        from uaptrace.reports.documents import snapshot_to_json
+
+        click.echo(json.dumps(snapshot_to_json(snapshot, earlier)))
+    else:
+        from uaptrace.reports.text import snapshot_to_text
+
+        width = shutil.get_terminal_size((80, 24)).columns
+        click.echo(snapshot_to_text(snapshot, earlier, width=width))
+
+
+@contextlib.contextmanager
+def _endpoint(session: Any, listen: str | None) -> Iterator[None]:
+    if listen is None:
+        yield
+        return
+    from uaptrace.exporter.server import serve
+
+    with serve(session.fresh, listen, region_feed=lambda: session.fresh(regions=True)):
+        yield

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace trace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.model.updates import Records
+from uaptrace.reports.lines import EventPrinter
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each event.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Print a recording's events.")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds (alloc, free, split, ...); may be repeated.")
+@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@tracing_options
+@click.pass_context
+def trace(ctx: click.Context, as_json: bool, replay: Path | None, kinds: tuple[str, ...], duration_s: float | None) -> None:
+    """One line for each event, like strace."""
+    printer = EventPrinter(sys.stdout, as_json=as_json, kinds=kinds)
+    if replay is not None:
+        from uaptrace.recording import read_updates
+
+        for update in read_updates(replay):
+            printer.take(update)
+        return
+    import time
+
+    with live_session(loader_options(ctx), on_records=lambda records: printer.take(Records(records.batch))) as session:
+        with stopped_by_signals(session.stop):
+            deadline = None if duration_s is None else time.monotonic() + duration_s
+            session.run(0.5, until=lambda: deadline is not None and time.monotonic() >= deadline)
+        lost = session.finish().loss.total
+        if lost:
+            click.echo(f"uaptrace: {lost} events were lost: a larger --ring-size helps", err=True)

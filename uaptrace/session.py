@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one loop: source -> state -> snapshot.
+
+Runs in one thread; others ask for snapshots. While nothing happens and nobody asks it sleeps without a time-out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.state import KernelState
+from uaptrace.model.updates import CountersReading, MapReading, Records, Update
+from uaptrace.sources.live import LiveSource, split_regions
+
+REST_S: Final = 0.05
+"""After a batch: let records gather instead of waking up for each."""
+RECONCILE_S: Final = 0.5
+"""While records arrive: how often the state is compared with the kernel's own figures."""
+SETTLE_TRIES: Final = 20
+"""How often the state is read again and compared until it is exact, before it is left to the next round."""
+
+
+class Sink(Protocol):
+    """Something that is given every update, in order (a recording)."""
+
+    def write(self, update: Update) -> None: ...
+
+
+class Session:
+    """A live trace. ``start()`` reads the baseline; ``run()`` is the loop; ``stop()`` ends it from any thread."""
+
+    def __init__(self, source: LiveSource, sink: Sink | None = None, on_records: Callable[[Records], None] | None = None) -> None:
+        self._source = source
+        self._sink = sink
+        self._on_records = on_records
+        self._state = KernelState()
+        self._stopping = False
+        self._lock = threading.Condition()
+        self._wanted = 0
+        self._published = 0
+        self._snapshot: Snapshot | None = None
+        self._want_regions = False
+        self.keep_regions = False
+        """Whether every snapshot has the region table; may be set from any thread."""
+        self._last_reconcile_ns = 0
+        self._dirty = False
+        self._decode_errors = 0
+        self._known_cgroups: set[int] = set()
+
+    @property
+    def state(self) -> KernelState:
+        """The model; only for the thread that runs the session."""
+        return self._state
+
+    # ---- for the thread that runs it ----
+
+    def start(self) -> None:
+        """Take in what came first and read the baseline."""
+        self._handle(self._source.start())
+        self.take_records()
+        self._read_map(None)
+        self._settle()
+        self._publish()
+
+    def run(self, interval_s: float | None = None, until: Callable[[], bool] | None = None) -> None:
+        """Take in events until stop(), or until ``until()`` is true. With an interval, publish a snapshot that often."""
+        next_publish = time.monotonic() + (interval_s or 0.0)
+        while not self._stopping and not (until and until()):
+            self._source.wait(self._timeout(next_publish if interval_s is not None else None))
+            if self.take_records():
+                self._dirty = True
+                if not self._asked():
+                    self._source.rest(REST_S)
+            now = time.monotonic()
+            due = interval_s is not None and now >= next_publish
+            if due or self._asked() or self._reconcile_due():
+                self._settle()
+            if due or self._asked():
+                self._publish()
+                if interval_s is not None:
+                    next_publish = max(next_publish + interval_s, now)
+
+    def take_records(self) -> bool:
+        """Take in everything that is in the ring. Whether there was anything."""
+        some = False
+        for update in self._source.records():
+            some = True
+            self._handle(update)
+            if self._on_records is not None and isinstance(update, Records):
+                self._on_records(update)
+        for update in self._source.names():
+            self._handle(update)
+        return some
+
+    def finish(self) -> Snapshot:
+        """The last snapshot, after everything has been taken in."""
+        self.take_records()
+        self._settle()
+        return self._publish()
+
+    # ---- for other threads ----
+
+    def stop(self) -> None:
+        self._stopping = True
+        with self._lock:
+            self._lock.notify_all()
+        self._source.wake()
+
+    def latest(self) -> Snapshot | None:
+        """The last snapshot that was published, however old."""
+        return self._snapshot
+
+    def fresh(self, timeout_s: float = 2.0, *, regions: bool = False) -> Snapshot | None:
+        """A snapshot made after this call; the last one there is when the loop does not get to it in time."""
+        with self._lock:
+            self._wanted += 1
+            ticket = self._wanted
+            self._want_regions = self._want_regions or regions
+            self._source.wake()
+            self._lock.wait_for(lambda: self._published >= ticket or self._stopping, timeout_s)
+            return self._snapshot
+
+    # ---- inside ----
+
+    def _handle(self, update: Update) -> None:
+        self._state.update(update)
+        if self._sink is not None:
+            self._sink.write(update)
+
+    def _asked(self) -> bool:
+        return self._wanted > self._published
+
+    def _timeout(self, deadline: float | None) -> float | None:
+        now = time.monotonic()
+        waits = [] if deadline is None else [deadline - now]
+        if self._dirty:
+            waits.append(self._last_reconcile_ns / 1e9 + RECONCILE_S - now)
+        return max(0.0, min(waits)) if waits else None
+
+    def _reconcile_due(self) -> bool:
+        return self._dirty and time.monotonic() >= self._last_reconcile_ns / 1e9 + RECONCILE_S
+
+    def _settle(self) -> None:
+        """Compare with the kernel, and read again what is uncertain, until nothing is or it keeps changing under us."""
+        self._last_reconcile_ns = time.monotonic_ns()
+        reading = self._read_counters()
+        for _ in range(SETTLE_TRIES):
+            needed = self._state.needs_map_reading
+            cache_needed = self._state.needs_cache_reading
+            if needed is None and not cache_needed:
+                break
+            if needed is not None:
+                self._read_map(None if needed == "all" else list(needed))
+            if cache_needed:
+                self._read_cache()
+            reading = self._read_counters()
+            if self.stopping_or_busy(reading):
+                break
+        # One comparison of a quiet moment is enough: nothing changes before the next record comes.
+        self._dirty = not reading.quiet or self._state.needs_map_reading is not None or self._state.needs_cache_reading
+        self._last_reconcile_ns = time.monotonic_ns()
+
+    def stopping_or_busy(self, reading: CountersReading) -> bool:
+        """Under load another try would find the next change: leave it to the next round."""
+        return self._stopping or not reading.quiet
+
+    def _read_counters(self) -> CountersReading:
+        self.take_records()
+        reading = self._source.read_counters(self._state.regions_to_check)
+        self._handle(reading)
+        return reading
+
+    def _read_map(self, ranges: list[tuple[int, int]] | None) -> None:
+        self.take_records()
+        for reading in self._source.read_map(ranges):
+            self._handle(reading)
+            self.take_records()
+
+    def _read_cache(self) -> None:
+        regions: Iterable[int] = self._cache_regions()
+        self.take_records()
+        reading = self._source.read_cache(regions)
+        if reading is not None:
+            self._handle(reading)
+            self.take_records()
+
+    def _cache_regions(self) -> list[int]:
+        """Where blocks of the cache can be: whatever is not mapped present by large pages."""
+        regions: list[int] = []
+        for reading in self._source.read_map(None):
+            assert isinstance(reading, MapReading)
+            regions.extend(split_regions(reading))
+        return regions
+
+    def _publish(self) -> Snapshot:
+        with self._lock:
+            ticket, regions = self._wanted, self._want_regions or self.keep_regions
+        snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions)
+        unknown = {row.cgroup_id for row in snapshot.processes if not row.cgroup and row.cgroup_id} - self._known_cgroups
+        unknown |= {row.cgroup_id for row in snapshot.split_rows if not row.cgroup and row.cgroup_id} - self._known_cgroups
+        if unknown:
+            self._known_cgroups |= unknown
+            for update in self._source.cgroups(unknown):
+                self._handle(update)
+            snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions)
+        with self._lock:
+            self._snapshot = snapshot
+            self._published = ticket
+            if self._wanted == ticket:
+                self._want_regions = False
+            self._lock.notify_all()
+        return snapshot
