@@ -173,7 +173,8 @@ class MappedRing:
     def _gather(self, available: int, limit: int) -> Batch:
         """The slow path: records with others between them, put together in the kept buffer."""
         if self._kept is None:
-            self._kept = np.empty(_KEPT_BYTES, np.uint8)
+            # Of its own pages: glibc's copy is five times slower to a place that is not aligned, measured on an AMD EPYC.
+            self._kept = np.frombuffer(mmap.mmap(-1, max(_KEPT_BYTES, RING_PAGE_BYTES)), np.uint8)
         kept = self._kept
         used = 0
         position = self._position
