@@ -3,26 +3,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.recording_updates import UPDATES, plain
+from uaptrace.commands.recording import recording as recording_command
 from uaptrace.errors import RecordingError, UsageError
-from uaptrace.events import Kind
+from uaptrace.events import Counter, Kind
 from uaptrace.model.snapshot import HookStatus, HostInfo
 from uaptrace.model.updates import Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
-from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates
+from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates, recording_info
 from uaptrace.recording.columns import BATCH_ROWS
+from uaptrace.recording.info import trim
+from uaptrace.recording.schema import UPDATE_NAMES
 from uaptrace.units import Level
 from uaptrace.wire import RECORD, RING_RECORD, Batch
 
@@ -369,3 +376,116 @@ def test_a_part_of_another_recording_is_left_alone(tmp_path: Path) -> None:
     got = plain(read_updates(tmp_path / "a.rec"))
     assert got == plain(told)[: len(got)]
     assert 0 < len(got) < len(plain(told))
+
+
+def test_info_says_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.rec"
+    rotated(path, max_age_s=3.0)
+    whole = recording_info(path)
+    assert whole.records_by_kind == {"task": 1, "set_direct_map": 1000}
+    assert whole.updates_by_kind == {"start": 1, "counters_reading": 10, "symbols": 1, "cgroups": 1}
+    assert [part.closed for part in whole.parts] == [True] * 4
+    assert whole.events_lost == 0
+    assert whole.missing == (
+        "no reading of the direct map: its layout is known only where something changed",
+        "hook release was not attached: not in this kernel",
+    )
+    last = path.with_name("a.rec.3")
+    last.write_bytes(last.read_bytes()[:-500])
+    cut = recording_info(path)
+    assert cut.parts[-1].lost_bytes > 0
+    assert cut.missing[0] == f"a.rec.3: cut off: {cut.parts[-1].lost_bytes} bytes at the end cannot be read"
+    assert trim(last) == cut.parts[-1].lost_bytes
+    assert recording_info(path).missing[0] == "a.rec.3: not closed by its writer: what happened in its last second may be missing"
+    assert pa.ipc.open_stream(last).read_all().num_rows == recording_info(last).parts[0].nr_rows
+    assert trim(last) == 0
+    alone = recording_info(path.with_name("a.rec.2"), follow_parts=False)
+    assert "parts before number 2 are not read" in alone.missing[0]
+    assert alone.duration_ns < 4e9
+
+
+def test_lost_events_are_told(tmp_path: Path) -> None:
+    words = np.zeros(512, np.uint64)
+    words[Counter.LOST + Kind.ALLOC] = 17
+    words[Counter.CONTEXT_LOST] = 2
+    with RecordingWriter(tmp_path / "a", sync=False) as writer:
+        writer.write(start())
+        writer.write(replace(counters(5_000, 0), words=words, missed_runs=3))
+    found = recording_info(tmp_path / "a")
+    assert found.events_lost == 17
+    assert {"17 events found no room in the ring (alloc 17)", "2 calls could not be followed"} < set(found.missing)
+
+
+def test_the_command_prints_both_forms_and_one_line_for_a_foreign_file(tmp_path: Path) -> None:
+    rotated(tmp_path / "a.rec", max_age_s=3.0)
+    runner = CliRunner()
+    text = runner.invoke(recording_command, ["info", str(tmp_path / "a.rec")])
+    assert text.exit_code == 0
+    assert "events lost    0" in text.output
+    said = json.loads(runner.invoke(recording_command, ["info", "--json", str(tmp_path / "a.rec")]).output)
+    assert said["records"] == 1001
+    assert said["host"]["kernel_release"] == "6.1.0-44-amd64"
+    (tmp_path / "png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    failed = runner.invoke(recording_command, ["info", str(tmp_path / "png")])
+    assert isinstance(failed.exception, RecordingError)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "recordings.md"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_the_one_liners_of_the_documentation_open_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    pytest.importorskip(library)
+    found = re.search(rf"```python\n(import[^`]*\b{library}\b[^`]*)```", DOCS.read_text())
+    assert found is not None
+    with RecordingWriter(tmp_path / "host.rec", sync=False) as writer:
+        writer.write(start())
+        writer.write(Records(task(7, b"cat")))
+        writer.write(Records(records(250)))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(found[1], names)
+    counted = names["counts"]
+    if library == "pandas":
+        result = dict(counted)  # type: ignore[call-overload]
+    elif library == "polars":
+        result = dict(counted.rows())  # type: ignore[attr-defined]
+    else:
+        result = dict(counted.fetchall())  # type: ignore[attr-defined]
+    assert {k: n for k, n in result.items() if n} == {"start": 1, "task": 1, "set_direct_map": 250}
+
+
+def test_columns_are_numbers_without_nulls_and_names_are_text(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "a", sync=False) as writer:
+        writer.write(start())
+        writer.write(Records(task(7, b"systemd-journal")))
+        writer.write(Records(records(5)))
+    table = pa.ipc.open_stream(tmp_path / "a").read_all()
+    for field in table.schema:
+        assert field.metadata[b"description"]
+        if field.name not in ("text", "data"):
+            assert table[field.name].null_count == 0
+    assert table["text"].to_pylist()[1] == "systemd-journal"
+    assert table["pfn"].to_pylist()[1] == 0
+    described = set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.M))
+    assert described == set(table.schema.names) | set(UPDATE_NAMES.values())
+
+
+def test_the_questions_of_the_documentation_are_answered(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    batch = records(100)
+    batch["kind"][:7] = Kind.SPLIT
+    batch["duration_ns"] = 3000
+    with RecordingWriter(tmp_path / "a", sync=False) as writer:
+        writer.write(start())
+        writer.write(Records(task(7, b"cat")))
+        writer.write(Records(batch))
+    questions = re.search(r"```sql\n(.*?)```", DOCS.read_text(), re.S)
+    assert questions is not None
+    answers = []
+    for question in questions[1].split(";\n"):
+        if question.strip():
+            host = pa.ipc.open_stream(tmp_path / "a").read_all()
+            answers.append(duckdb.sql(question).fetchall())
+            del host
+    assert answers == [[(0, 0, 7)], [([3.0, 3.0],)], [(7, "cat")]]

@@ -7,7 +7,8 @@ docs/recordings.md describes the format and why it is so.
 from __future__ import annotations
 
 from uaptrace.recording.errors import RecordingStoppedError
+from uaptrace.recording.info import RecordingInfo, recording_info
 from uaptrace.recording.reader import RecordingFile, read_updates
 from uaptrace.recording.writer import RecordingWriter
 
-__all__ = ["RecordingFile", "RecordingStoppedError", "RecordingWriter", "read_updates"]
+__all__ = ["RecordingFile", "RecordingInfo", "RecordingStoppedError", "RecordingWriter", "read_updates", "recording_info"]

@@ -146,6 +146,8 @@ class ChainBatch:
     """One batch: its updates (to be taken before the next batch is asked for), and the place after it once they were taken."""
 
     rows: version1.Rows
+    skipped: int
+    """Rows of it that only repeat."""
     updates: Iterator[Update]
     after: Place
 
@@ -177,7 +179,7 @@ class Chain:
                     skip, rebase = self._begin_part(part, stored.rows)
                 now = min(skip, stored.rows.nr_rows)
                 at = Place(part, stored.end, skip - now, rebase)
-                yield ChainBatch(stored.rows, _checked(file, stored, now, rebase), at)
+                yield ChainBatch(stored.rows, now, _checked(file, stored, now, rebase), at)
 
     def close(self) -> None:
         """Close all files."""

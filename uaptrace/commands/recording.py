@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``uaptrace recording``: what a recording has, what is missing, and how to cut off a damaged end."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uaptrace.commands.progress import progress_bar
+from uaptrace.units import format_bytes
+
+if TYPE_CHECKING:
+    from uaptrace.recording import RecordingInfo
+
+
+@click.group()
+def recording() -> None:
+    """Look at recordings (docs/recordings.md describes the format)."""
+
+
+@recording.command()
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def info(file: str, as_json: bool) -> None:
+    """What FILE (and the parts that follow it) has, and what is missing."""
+    from uaptrace.recording import recording_info
+
+    with progress_bar("reading") as progress:
+        found = recording_info(file, progress=progress)
+    click.echo(json.dumps(info_to_json(found), indent=2) if as_json else info_to_text(found))
+
+
+@recording.command()
+@click.argument("file", type=click.Path())
+def trim(file: str) -> None:
+    """Cut off what follows the last whole batch of FILE, so that any Arrow reader opens it."""
+    from uaptrace.recording.info import trim as trim_file
+
+    removed = trim_file(file)
+    click.echo(f"{file}: {removed} bytes removed" if removed else f"{file}: nothing to remove")
+
+
+def info_to_json(found: RecordingInfo) -> dict[str, Any]:
+    """``uaptrace recording info --json``."""
+    start = found.start
+    return {
+        "path": str(found.path),
+        "version": found.version,
+        "writer": found.writer,
+        "host": None
+        if start is None
+        else {
+            "hostname": start.host.hostname,
+            "kernel_release": start.host.kernel_release,
+            "boot_id": start.host.boot_id,
+            "nr_cpus": start.host.nr_cpus,
+            "memory_bytes": start.host.memory_bytes,
+            "paging_levels": start.host.paging_levels,
+            "has_series": start.host.has_series,
+            "kfence": start.host.kfence,
+        },
+        "start_wall_time_s": None if start is None else start.wall_time_s,
+        "start_time_ns": None if start is None else start.time_ns,
+        "duration_s": found.duration_ns / 1e9,
+        "ring_bytes": None if start is None else start.ring_bytes,
+        "hooks": None
+        if start is None
+        else [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in start.hooks],
+        "parts": [
+            {
+                "path": str(p.path),
+                "size_bytes": p.size_bytes,
+                "rows": p.nr_rows,
+                "closed": p.closed,
+                "lost_bytes": p.lost_bytes,
+                "reason": p.reason,
+            }
+            for p in found.parts
+        ],
+        "size_bytes": found.size_bytes,
+        "records": found.nr_records,
+        "records_by_kind": dict(found.records_by_kind),
+        "updates_by_kind": dict(found.updates_by_kind),
+        "bytes_per_event": found.bytes_per_event,
+        "events_lost": found.events_lost,
+        "lost_by_kind": dict(found.lost_by_kind),
+        "missed_runs": found.missed_runs,
+        "contexts_lost": found.contexts_lost,
+        "missing": list(found.missing),
+    }
+
+
+def info_to_text(found: RecordingInfo) -> str:
+    """``uaptrace recording info``."""
+    rows: list[tuple[str, str]] = [("recording", f"{found.path}, version {found.version}, by {found.writer or 'an unknown writer'}")]
+    start = found.start
+    if start is not None:
+        host = start.host
+        facts = [host.hostname or "unknown host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
+        if host.nr_cpus:
+            facts.append(f"{host.nr_cpus} CPUs")
+        if host.memory_bytes:
+            facts.append(format_bytes(host.memory_bytes))
+        facts.append("with unmapped_alloc" if host.has_series else "without unmapped_alloc")
+        rows.append(("host", ", ".join(facts)))
+        began = datetime.fromtimestamp(start.wall_time_s, UTC)
+        rows.append(("tracing began", f"{began:%Y-%m-%d %H:%M:%S} UTC"))
+    rows.append(("covers", _duration(found.duration_ns / 1e9)))
+    size = format_bytes(found.size_bytes)
+    if found.bytes_per_event is not None:
+        size += f", {found.bytes_per_event:.1f} bytes per event"
+    rows.append(("size", size))
+    if len(found.parts) > 1:
+        rows.append(("parts", f"{len(found.parts)}: {found.parts[0].path.name} to {found.parts[-1].path.name}"))
+    rows.append(("events", f"{found.nr_records:,}"))
+    rows += [("", f"{n:>12,}  {kind}") for kind, n in sorted(found.records_by_kind.items(), key=lambda item: -item[1])]
+    others = ", ".join(f"{kind} {n:,}" for kind, n in found.updates_by_kind.items())
+    rows.append(("readings", others or "none"))
+    if start is not None:
+        attached = [h for h in start.hooks if h.mechanism is not None]
+        rows.append(("hooks", f"{len(attached)} of {len(start.hooks)} attached"))
+    rows.append(("events lost", "not known" if found.events_lost is None else f"{found.events_lost:,}"))
+    missing = found.missing
+    rows.append(("missing", missing[0] if missing else "nothing"))
+    rows += [("", sentence) for sentence in missing[1:]]
+    return "\n".join(f"{label:<14} {text}".rstrip() for label, text in rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording has, and what is missing from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from uaptrace.errors import RecordingError
+from uaptrace.events import Counter, Kind
+from uaptrace.model.updates import CountersReading, MapReading, Start
+from uaptrace.recording import schema
+from uaptrace.recording.reader import Chain, RecordingFile, open_parts
+from uaptrace.recording.stream import Tail
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """One file."""
+
+    path: Path
+    size_bytes: int
+    nr_rows: int
+    closed: bool
+    """Its writer closed it."""
+    lost_bytes: int
+    """Bytes after the last whole batch: a batch that was being written when the writer was stopped, or damage."""
+    reason: str
+    """How it ends, where it was not closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingInfo:
+    """What a recording has. Counts are of what is in the files, ``lost`` is what the kernel counted and the files lack."""
+
+    path: Path
+    version: int
+    writer: str
+    parts: tuple[PartInfo, ...]
+    first_part: int
+    """Number of the part that was read first: 0 where the recording is read from its beginning."""
+    start: Start | None
+    duration_ns: int
+    """From the first to the last row."""
+    nr_records: int
+    records_by_kind: Mapping[str, int]
+    updates_by_kind: Mapping[str, int]
+    has_baseline: bool
+    """There is a reading of all of the direct map."""
+    lost_by_kind: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Records for which the ring had no room, as the last reading of the kernel's counters says; empty where there is none."""
+    contexts_lost: int = 0
+    missed_runs: int = 0
+    has_counters: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def events_lost(self) -> int | None:
+        """Records that are missing; None where nobody counted."""
+        return sum(self.lost_by_kind.values()) if self.has_counters else None
+
+    @property
+    def bytes_per_event(self) -> float | None:
+        """Bytes of file for each record; None where there is none."""
+        return self.size_bytes / self.nr_records if self.nr_records else None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is missing, one sentence each; empty: nothing."""
+        out = []
+        if self.first_part:
+            out.append(f"parts before number {self.first_part} are not read: counts begin with this part")
+        for part in self.parts:
+            if part.lost_bytes:
+                out.append(f"{part.path.name}: {part.reason}: {part.lost_bytes} bytes at the end cannot be read")
+            elif not part.closed:
+                out.append(f"{part.path.name}: {part.reason}: what happened in its last second may be missing")
+        if self.start is None:
+            out.append("no start: host and hooks are not known")
+        if not self.has_baseline:
+            out.append("no reading of the direct map: its layout is known only where something changed")
+        if not self.has_counters:
+            out.append("no reading of the kernel's counters: how many events were lost is not known")
+        if self.events_lost:
+            by_kind = ", ".join(f"{kind} {n}" for kind, n in self.lost_by_kind.items() if n)
+            out.append(f"{self.events_lost} events found no room in the ring ({by_kind})")
+        if self.contexts_lost:
+            out.append(f"{self.contexts_lost} calls could not be followed")
+        if self.missed_runs:
+            out.append(f"{self.missed_runs} times the kernel did not run a program")
+        if self.start is not None:
+            out += [f"hook {hook.name} was not attached: {hook.reason}" for hook in self.start.hooks if hook.mechanism is None]
+        return tuple(out)
+
+
+def recording_info(
+    path: str | os.PathLike[str], *, follow_parts: bool = True, progress: Callable[[int, int], None] | None = None
+) -> RecordingInfo:
+    """Reads all of a recording. ``progress(done_bytes, total_bytes)`` is called after each batch. Errors are those of ``read_updates``."""
+    chain = Chain(open_parts(path, follow_parts=follow_parts))
+    try:
+        return _read(chain, progress)
+    finally:
+        chain.close()
+
+
+def _read(chain: Chain, progress: Callable[[int, int], None] | None) -> RecordingInfo:
+    names = schema.kind_names()
+    counts = np.zeros(len(names), np.int64)
+    rows_of: dict[Path, int] = {file.path: 0 for file in chain.files}
+    start: Start | None = None
+    counters: CountersReading | None = None
+    has_baseline = False
+    first_ns: int | None = None
+    last_ns = 0
+    for batch in chain.batches():
+        codes, times = batch.rows.codes, batch.rows.time_ns
+        rows_of[chain.files[batch.after.part].path] += len(codes)
+        skipped = batch.skipped
+        counts += np.bincount(codes[skipped:], minlength=len(names))[: len(names)]
+        if len(codes) > skipped:
+            # A part's head repeats names with the times at which they were first said.
+            if first_ns is None:
+                alone = batch.rows.nr_repeated
+                first_ns = int(times[max(skipped, alone)]) if len(times) > alone else None
+            last_ns = max(last_ns, int(times[skipped:].max()))
+        if (codes[skipped:] >= schema.NR_RECORD_KINDS).any():
+            for update in batch.updates:
+                match update:
+                    case Start():
+                        start = start or update
+                    case CountersReading():
+                        counters = update
+                    case MapReading(complete=True):
+                        has_baseline = True
+        if progress is not None:
+            progress(chain.position, chain.size_bytes)
+    said = {names[code]: int(n) for code, n in enumerate(counts) if n}
+    words = None if counters is None or len(counters.words) <= Counter.HISTOGRAM_SUM else counters.words
+    lost = (
+        {} if words is None else {Kind(k).name.lower(): int(words[Counter.LOST + k]) for k in range(len(Kind)) if words[Counter.LOST + k]}
+    )
+    first = chain.files[0]
+    return RecordingInfo(
+        path=first.path,
+        version=first.version,
+        writer=first.writer,
+        parts=tuple(_part(file, rows_of[file.path]) for file in chain.files),
+        first_part=first.part,
+        start=start,
+        duration_ns=max(last_ns - (last_ns if first_ns is None else first_ns), 0),
+        nr_records=int(counts[: schema.NR_RECORD_KINDS].sum()),
+        records_by_kind=MappingProxyType({n: c for n, c in said.items() if n not in schema.UPDATE_NAMES.values()}),
+        updates_by_kind=MappingProxyType({n: c for n, c in said.items() if n in schema.UPDATE_NAMES.values()}),
+        has_baseline=has_baseline,
+        lost_by_kind=MappingProxyType(lost),
+        contexts_lost=0 if words is None else int(words[Counter.CONTEXT_LOST]),
+        missed_runs=0 if counters is None else counters.missed_runs,
+        has_counters=words is not None,
+    )
+
+
+def _part(file: RecordingFile, nr_rows: int) -> PartInfo:
+    tail = file.tail or Tail(False)
+    return PartInfo(file.path, file.size_bytes, nr_rows, tail.complete, tail.lost_bytes, tail.reason)
+
+
+def trim(path: str | os.PathLike[str]) -> int:
+    """Cuts off what follows the last whole batch, so that every Arrow reader opens the file. Returns the number of bytes removed.
+
+    RecordingError where it is not a recording or cannot be written.
+    """
+    with RecordingFile(path) as file:
+        for _ in file.batches():
+            pass
+        tail = file.tail or Tail(False)
+        keep = file.size_bytes - tail.lost_bytes
+    if tail.lost_bytes:
+        try:
+            os.truncate(path, keep)
+        except OSError as error:
+            raise RecordingError(f"{path}: cannot be written: {error.strerror}") from None
+    return tail.lost_bytes
