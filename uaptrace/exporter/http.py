@@ -209,11 +209,16 @@ class HttpServer:
     def _evict(self) -> bool:
         """Give up the connection that has been silent for longest. False where all are at work or have just come."""
         victim = next(iter(self._silent), None)
-        if victim is None or victim.age_s() < self.limits.grace_s:
+        if victim is not None:
+            if victim.age_s() < self.limits.grace_s:
+                return False
+            victim.drop("limit")
+        else:
             victim = next(iter(self._kept), None)
-        if victim is None:
-            return False
-        victim.drop("limit")
+            if victim is None:
+                return False
+            # It has had its answer and can connect again: nobody was turned away.
+            victim.drop(None)
         self.forget(victim)
         return True
 
@@ -305,8 +310,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        # Told of any byte that the client has not taken: the answer's deadline needs to know.
-        transport.set_write_buffer_limits(high=0)
+        # Told of what the client has not taken: the answer's deadline needs to know. Not high=0, with which asyncio's TLS
+        # transport says "paused" for an empty buffer too, and may never take it back.
+        transport.set_write_buffer_limits(high=1, low=0)
         if self._has_ended:
             transport.abort()
             return
