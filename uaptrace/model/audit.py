@@ -1,0 +1,531 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The invariants of the unmapped cache, held against what the programs read from the page tables.
+
+Some are decided by one record alone (2, 3, 8): such a violation stands at once. The others follow from several records
+(1, 4, 5, 7, 9, 11), and a record that was lost between them would accuse a kernel that did nothing wrong. They wait until
+the next reading of the counters says that nothing was lost up to then; if something was, they are dropped.
+
+A call that was under way when tracing began, or when the cache was last read, is known only in part. What contradicts a state
+that is known from such a reading is judged only after GRACE_NS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from uaptrace.events import Flag, Kind
+from uaptrace.units import PAGES_PER_2M
+
+from .columns import Columns, Ints
+from .names import Names
+from .snapshot import HookStatus, InvariantRow, Violation
+from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
+
+NR_INVARIANTS: Final = 11
+MAX_FIRST: Final = 16
+GRACE_NS: Final = 5_000_000_000
+REQUEST_TIMEOUT_NS: Final = 5_000_000_000
+_MAX_ERRORS_PER_TASK: Final = 64
+_ANY_RELEASE_PAGES: Final = 1 << 10
+_IN_CACHE: Final = int(Flag.IN_CACHE | Flag.IN_SHRINK)
+
+TITLES: Final = (
+    "",
+    "a request with the flag enters the unmapped cache",
+    "a block that is handed out is absent from the direct map",
+    "a refilled chunk is absent as a whole and flushed",
+    "an error of set_direct_map is not ignored",
+    "a block is on the lists once, or handed out once",
+    "a block without pages of the cache has its pageblock bit clear",
+    "what is freed into the cache came from it",
+    "a released page is back in the direct map",
+    "no content outlives its owner",
+    "a chunk that was split stays split",
+    "a shrinker scan releases no more than it was asked for",
+)
+_NEEDS: Final[dict[int, tuple[str, ...]]] = {
+    1: ("alloc_pages", "cache_alloc"),
+    2: ("cache_alloc",),
+    3: ("cache_alloc", "flush_range"),
+    4: ("set_invalid|set_valid", "set_default|set_valid", "cache_alloc", "cache_release"),
+    5: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
+    6: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
+    7: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
+    8: ("cache_release",),
+    9: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
+    10: ("cache_release",),
+    11: ("shrink_scan",),
+}
+"""Names of hooks (uaptrace.loader.hooks, lower case) without which an invariant cannot be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A violation as it is kept; names are looked up when it is shown."""
+
+    number: int
+    time_ns: int
+    pfn: int
+    nr_pages: int
+    expected: str
+    seen: str
+    tgid: int
+    stack_id: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    checked: int = 0
+    violated: int = 0
+    first: list[Finding] = field(default_factory=list)
+    waiting: list[tuple[int, Finding | None]] = field(default_factory=list)
+    """Violations that wait for the next reading of the counters: time, and what is shown of it."""
+    waiting_checks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    time_ns: int
+    nr_pages: int
+    tgid: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    pfn: int
+    nr_pages: int
+    restoring: bool
+    code: int
+    time_ns: int
+    tgid: int
+    stack_id: int
+
+
+class Audit:
+    """Judges records and readings. ``hooks``: what is attached; empty where that is not known."""
+
+    def __init__(self, hooks: Iterable[HookStatus] = (), *, has_series: bool = True) -> None:
+        statuses = tuple(hooks)
+        attached = {hook.name.lower() for hook in statuses if hook.mechanism is not None}
+        self._missing = {number: _missing(needs, attached) if statuses else "" for number, needs in _NEEDS.items()}
+        self._has_series = has_series
+        self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
+        self._requests: dict[int, _Request] = {}
+        self._overdue: dict[int, Finding] = {}
+        """Requests that are late, by tid: taken back when their allocation comes after all."""
+        self._errors: dict[int, list[_Error]] = {}
+        self._largest_release: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}
+        """Regions whose pageblock bit was found set while no page was the cache's: time of that reading."""
+        self._accused: set[int] = set()
+        self._excess_before = False
+        self._released_blocks = 0
+        self._cache_read_ns: int | None = None
+        self._unsure_from_ns: int | None = None
+
+    # Records
+
+    def apply(self, columns: Columns, contradictions: Contradictions | None, unclean: Ints, *, cache_trusted: bool) -> None:
+        """Judge a chunk. ``contradictions`` and ``unclean`` are what UnmappedCache.apply() returned for it;
+        ``cache_trusted``: the cache was read, and nothing was lost since."""
+        if not self._has_series:
+            return
+        if columns.count(Kind.REQUEST) or self._requests:
+            self._judge_requests(columns)
+        if columns.count(Kind.ALLOC):
+            self._judge_allocations(columns)
+        if columns.count(Kind.REFILLED):
+            self._judge_refilled(columns)
+        if columns.count(Kind.SET_DIRECT_MAP) or self._errors:
+            self._judge_errors(columns)
+        if columns.count(Kind.RELEASE):
+            self._judge_releases(columns, unclean if cache_trusted else unclean[:0])
+        if columns.count(Kind.SHRINK) or columns.count(Kind.RELEASE):
+            self._judge_shrinks(columns)
+        if cache_trusted:
+            self._judge_states(columns, contradictions)
+        if self._suspects:
+            self._forget_suspects(columns)
+
+    def _judge_requests(self, columns: Columns) -> None:
+        """1: between two REQUEST records of a task there is a sign that the first one entered the cache."""
+        if self._missing[1]:
+            return
+        task = columns.by_task
+        if not len(task):
+            return
+        tid = columns.of("tid", task)
+        is_request = columns.kind[task] == Kind.REQUEST
+        same = tid[1:] == tid[:-1]
+        followed = is_request[:-1] & same
+        broken = task[:-1][followed & is_request[1:]]
+        self._check(1, int(np.count_nonzero(followed)), waiting=True)
+        if self._requests:
+            first = np.concatenate([[True], ~same])
+            for t, at, again in zip(tid[first].tolist(), task[first].tolist(), is_request[first].tolist(), strict=True):
+                request = self._requests.pop(t, None)
+                if request is None:
+                    continue
+                overdue = self._overdue.pop(t, None)
+                if overdue is None:
+                    self._check(1, 1, waiting=True)
+                if again and overdue is None:
+                    self._violate(self._request_finding(request, int(columns.column("time_ns")[at])), waiting=True)
+                elif not again and overdue is not None:
+                    self._take_back(overdue)
+        for at in broken.tolist():
+            request = self._request(columns, at)
+            self._violate(self._request_finding(request, request.time_ns), waiting=True)
+        last = np.concatenate([~same, [True]]) & is_request
+        for at, t in zip(task[last].tolist(), tid[last].tolist(), strict=True):
+            self._requests[t] = self._request(columns, at)
+
+    @staticmethod
+    def _request(columns: Columns, at: int) -> _Request:
+        time_ns, nr_pages, tgid = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages", "tgid"))
+        return _Request(time_ns, nr_pages, tgid)
+
+    @staticmethod
+    def _request_finding(request: _Request, time_ns: int) -> Finding:
+        return Finding(
+            1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.tgid, 0
+        )
+
+    def _judge_allocations(self, columns: Columns) -> None:
+        index = columns.index(Kind.ALLOC)
+        flags = columns.of("flags", index)
+        present = columns.of("nr_present", index)
+        good = (flags & Flag.FAILED) == 0
+        read = (columns.of("after", index) != 0) | (present > 0)
+        self._check(2, int(np.count_nonzero(good & read)))
+        for at in index[good & (present > 0)].tolist():
+            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
+            self._violate(_finding(columns, at, 2, "no page in the direct map", f"{nr} of {of} pages in it"))
+        if self._missing[3]:
+            return
+        unflushed = good & ((flags & Flag.REFILLED) != 0) & ((flags & Flag.FLUSHED) == 0)
+        if unflushed.any():
+            self._check(3, int(np.count_nonzero(unflushed)))
+            for at in index[unflushed].tolist():
+                self._violate(_finding(columns, at, 3, "a TLB flush after the refill", "handed out without one"))
+
+    def _judge_refilled(self, columns: Columns) -> None:
+        """3: all pages of the chunk are absent when the flush comes, and the flush covers them."""
+        if self._missing[3]:
+            return
+        index = columns.index(Kind.REFILLED)
+        present = columns.of("nr_present", index)
+        covers = (columns.of("flags", index) & Flag.FLUSH_COVERS) != 0
+        self._check(3, len(index))
+        for at in index[(present > 0) | ~covers].tolist():
+            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
+            seen = f"{nr} of {of} pages still in it" if nr else "the flush leaves out a part of the chunk"
+            self._violate(_finding(columns, at, 3, "all pages out of the direct map and flushed", seen))
+
+    def _judge_errors(self, columns: Columns) -> None:
+        """4: after set_direct_map failed in the cache, the page is neither handed out, nor released as if nothing had been."""
+        if self._missing[4]:
+            return
+        calls = columns.index(Kind.SET_DIRECT_MAP)
+        inside = calls[(columns.of("flags", calls) & _IN_CACHE) != 0]
+        self._check(4, len(inside), waiting=True)
+        failed = inside[columns.of("aux", inside) != 0]
+        if not len(failed) and not self._errors:
+            return
+        tids = {*columns.of("tid", failed).tolist(), *self._errors}
+        outcome = columns.index_of(Kind.SET_DIRECT_MAP, Kind.ALLOC, Kind.REFILL, Kind.RELEASE, Kind.REFILL_UNDONE, Kind.SHRINK)
+        outcome = outcome[np.isin(columns.of("tid", outcome), list(tids))]
+        for at in outcome.tolist():
+            self._follow_error(columns, at)
+
+    def _follow_error(self, columns: Columns, at: int) -> None:
+        kind, tid, flags, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("kind", "tid", "flags", "pfn", "nr_pages"))
+        if kind == Kind.SET_DIRECT_MAP:
+            if not flags & _IN_CACHE:
+                return
+            errors = self._errors.setdefault(tid, [])
+            # The same pages tried again: only the last try counts.
+            errors[:] = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+            code = int(columns.column("aux")[at])
+            if code and len(errors) < _MAX_ERRORS_PER_TASK:
+                time_ns, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "tgid", "stack_id"))
+                errors.append(_Error(pfn, nr_pages, bool(flags & Flag.DEFAULT), code, time_ns, tgid, stack_id))
+        errors = self._errors.get(tid, [])
+        ignored: list[_Error] = []
+        if kind == Kind.ALLOC:
+            # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
+            if not flags & Flag.FAILED:
+                ignored = [e for e in errors if not e.restoring]
+            errors = []
+        elif kind in (Kind.REFILL, Kind.REFILL_UNDONE):
+            errors = [e for e in errors if e.restoring]  # the chunk was given up, and perhaps another one taken
+        elif kind == Kind.RELEASE:
+            ignored = [e for e in errors if e.restoring and _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+            errors = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+        elif kind == Kind.SHRINK:
+            errors = []
+        for e in ignored:
+            what = "released" if e.restoring else "handed out"
+            seen = f"it failed with {e.code} and the page was {what} all the same"
+            self._violate(Finding(4, e.time_ns, e.pfn, e.nr_pages, "set_direct_map returns 0", seen, e.tgid, e.stack_id), waiting=True)
+        if errors:
+            self._errors[tid] = errors
+        else:
+            self._errors.pop(tid, None)
+
+    def _judge_releases(self, columns: Columns, unclean: Ints) -> None:
+        index = columns.index(Kind.RELEASE)
+        nr_pages = columns.of("nr_pages", index)
+        present = columns.of("nr_present", index)
+        self._released_blocks += len(index)
+        read = (columns.of("after", index) != 0) | (present > 0)
+        self._check(8, int(np.count_nonzero(read)))
+        for at in index[read & (present < nr_pages)].tolist():
+            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
+            self._violate(_finding(columns, at, 8, "every page in the direct map", f"{of - nr} of {of} pages absent"))
+        if self._missing[9]:
+            return
+        self._check(9, int(np.count_nonzero(columns.of("aux", index) >= 0)), waiting=True)
+        for at in unclean.tolist():
+            seen = f"{int(columns.column('aux')[at])} bytes of its last owner"
+            self._violate(_finding(columns, at, 9, "only zero bytes in a page that was handed out before", seen), waiting=True)
+
+    def _judge_shrinks(self, columns: Columns) -> None:
+        """11: a scan may release one block more than it was asked for."""
+        if self._missing[11]:
+            return
+        index = columns.index(Kind.SHRINK)
+        self._check(11, len(index), waiting=True)
+        releases = columns.index(Kind.RELEASE)
+        releases = releases[(columns.of("flags", releases) & Flag.IN_SHRINK) != 0]
+        if not len(index) and not len(releases):
+            return
+        tids, sizes = columns.of("tid", releases), columns.of("nr_pages", releases)
+        since: dict[int, int] = {}
+        for at in index.tolist():
+            tid, released, asked = (int(columns.column(name)[at]) for name in ("tid", "nr_pages", "aux"))
+            mine = (tids == tid) & (releases < at) & (releases >= since.get(tid, 0))
+            largest = max(int(sizes[mine].max(initial=0)), self._largest_release.pop(tid, 0)) or _ANY_RELEASE_PAGES
+            since[tid] = at
+            if asked >= 0 and released > asked + largest:
+                expected = f"at most {asked} pages and one block of {largest}"
+                self._violate(_finding(columns, at, 11, expected, f"{released} pages released"), waiting=True)
+        for tid in set(tids.tolist()):
+            largest = int(sizes[(tids == tid) & (releases >= since.get(tid, 0))].max(initial=0))
+            if largest:
+                self._largest_release[tid] = max(largest, self._largest_release.get(tid, 0))
+
+    def _judge_states(self, columns: Columns, contradictions: Contradictions | None) -> None:
+        """5 and 7: what a record says fits what its pages were before."""
+        if self._missing[5]:
+            return
+        nr = sum(columns.count(kind) for kind in (Kind.REFILL, Kind.ALLOC, Kind.RELEASE))
+        self._check(5, nr + columns.count(Kind.FREE), waiting=True)
+        self._check(7, columns.count(Kind.FREE), waiting=True)
+        if contradictions is None:
+            return
+        for at, verdict, pfn, state, nr_pages in zip(
+            contradictions.record.tolist(),
+            contradictions.verdict.tolist(),
+            contradictions.pfn.tolist(),
+            contradictions.state.tolist(),
+            contradictions.nr_pages.tolist(),
+            strict=True,
+        ):
+            if verdict == CAPTURED:
+                # Seen leaving the cache, or never seen in it: freed into it all the same, and still mapped.
+                known = state != 0 or self._is_sure(int(columns.column("time_ns")[at]))
+                if int(columns.column("nr_present")[at]) and known:
+                    was = "it had left the cache" if state else "it was never seen in the cache"
+                    finding = _finding(columns, at, 7, "a page that was handed out by the cache", f"{was} and is in the direct map")
+                    self._violate(_at(finding, pfn, nr_pages), waiting=True)
+                continue
+            if verdict != CERTAIN and not self._is_sure(int(columns.column("time_ns")[at])):
+                continue
+            kind = Kind(int(columns.kind[at]))
+            self._violate(_at(_finding(columns, at, 5, _EXPECTED[kind], _seen(kind, state)), pfn, nr_pages), waiting=True)
+
+    def _is_sure(self, time_ns: int) -> bool:
+        return self._unsure_from_ns is not None and time_ns >= self._unsure_from_ns
+
+    def _forget_suspects(self, columns: Columns) -> None:
+        index = columns.index_of(Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
+        if len(index):
+            first = columns.of("pfn", index) // PAGES_PER_2M
+            last = (columns.of("pfn", index) + np.maximum(columns.of("nr_pages", index), 1) - 1) // PAGES_PER_2M
+            for region in {*np.unique(first).tolist(), *np.unique(last).tolist()}:
+                self._suspects.pop(region, None)
+                self._accused.discard(region)
+
+    # Readings
+
+    def confirm(self, time_ns: int) -> None:
+        """Nothing was lost up to ``time_ns``: what waited for that stands."""
+        for number, tally in enumerate(self._tallies):
+            tally.checked += tally.waiting_checks
+            tally.waiting_checks = 0
+            later = [w for w in tally.waiting if w[0] > time_ns]
+            for _, finding in (w for w in tally.waiting if w[0] <= time_ns):
+                self._stand(number, finding)
+            tally.waiting = later
+        self._expire_requests(time_ns)
+
+    def drop(self) -> None:
+        """Something was lost since the last reading: what was concluded from several records means nothing."""
+        for tally in self._tallies:
+            tally.waiting.clear()
+            tally.waiting_checks = 0
+        self._requests.clear()
+        self._overdue.clear()
+        self._errors.clear()
+        self._largest_release.clear()
+        self._suspects.clear()
+        self._unsure_from_ns = None
+
+    def cache_was_read(self, time_ns: int) -> None:
+        """The cache was read at that time: what began before it is known by its end only."""
+        self._unsure_from_ns = time_ns + GRACE_NS
+
+    def judge_pageblocks(self, bits: dict[int, bool], empty: set[int], time_ns: int) -> None:
+        """6: ``bits``: the pageblock's bit by region, of which those in ``empty`` had pages of the cache and have none now."""
+        if self._missing[6] or not self._has_series:
+            return
+        for region, is_set in bits.items():
+            if region not in empty:
+                continue
+            if not is_set:
+                self._check(6, 1)
+                self._suspects.pop(region, None)
+                self._accused.discard(region)
+            elif region not in self._suspects:
+                self._suspects[region] = time_ns  # the page allocator may be about to clear it: look twice
+            elif region not in self._accused and self._suspects[region] < time_ns:
+                self._accused.add(region)
+                self._check(6, 1)
+                seen = "the bit is set, twice in a row"
+                self._violate(Finding(6, time_ns, region * PAGES_PER_2M, PAGES_PER_2M, "the pageblock's bit is clear", seen, 0, 0))
+
+    def judge_sum(self, free: tuple[int, ...], cached: tuple[int, ...], released: tuple[int, ...], handed_out: int, time_ns: int) -> None:
+        """7 in figures: free and handed out pages are not more than what came in and did not leave. All of one quiet moment."""
+        if self._missing[7] or not self._has_series:
+            return
+        held = sum(n << order for order, n in enumerate(free)) + handed_out
+        owned = sum(n << order for order, n in enumerate(cached)) - sum(n << order for order, n in enumerate(released))
+        excess = held > owned
+        self._check(7, 1)
+        if excess and self._excess_before:
+            seen = f"{held} pages free or handed out, {owned} ever came in and did not leave"
+            self._violate(Finding(7, time_ns, 0, held - owned, "no more pages than came in", seen, 0, 0))
+        self._excess_before = excess and not self._excess_before
+
+    def _expire_requests(self, now_ns: int) -> None:
+        for tid, request in self._requests.items():
+            if tid not in self._overdue and now_ns - request.time_ns > REQUEST_TIMEOUT_NS:
+                finding = self._request_finding(request, request.time_ns)
+                self._overdue[tid] = finding
+                self._check(1, 1)
+                self._stand(1, finding)
+
+    def _take_back(self, finding: Finding) -> None:
+        tally = self._tallies[1]
+        tally.violated -= 1
+        if finding in tally.first:
+            tally.first.remove(finding)
+
+    # Results
+
+    def _check(self, number: int, n: int, *, waiting: bool = False) -> None:
+        tally = self._tallies[number]
+        if waiting:
+            tally.waiting_checks += n
+        else:
+            tally.checked += n
+
+    def _violate(self, finding: Finding, *, waiting: bool = False) -> None:
+        if not waiting:
+            self._stand(finding.number, finding)
+            return
+        tally = self._tallies[finding.number]
+        room = len(tally.first) + len(tally.waiting) < 4 * MAX_FIRST
+        tally.waiting.append((finding.time_ns, finding if room else None))
+
+    def _stand(self, number: int, finding: Finding | None) -> None:
+        tally = self._tallies[number]
+        tally.violated += 1
+        if finding is not None and len(tally.first) < MAX_FIRST:
+            tally.first.append(finding)
+
+    def rows(self, names: Names, nr_still_split: int) -> tuple[InvariantRow, ...]:
+        """All invariants. ``nr_still_split``: regions that the cache has left and that are still mapped by 4K entries."""
+        rows = []
+        for number in range(1, NR_INVARIANTS + 1):
+            tally = self._tallies[number]
+            rows.append(
+                InvariantRow(
+                    number=number,
+                    title=TITLES[number],
+                    checked=self._released_blocks if number == 10 else tally.checked,
+                    violated=tally.violated,
+                    first=tuple(_shown(finding, names) for finding in tally.first),
+                    note=self._note(number, nr_still_split),
+                )
+            )
+        return tuple(rows)
+
+    def _note(self, number: int, nr_still_split: int) -> str:
+        if not self._has_series:
+            return "not checked: this kernel has no unmapped cache"
+        if self._missing[number]:
+            return f"not checked: {self._missing[number]} not attached"
+        if number == 10:
+            return f"a cost, not a defect: {nr_still_split} regions of 2 MiB that the cache left are still mapped by 4K pages"
+        return ""
+
+
+_EXPECTED: Final = {
+    Kind.REFILL: "a chunk with no page that is in the cache",
+    Kind.ALLOC: "a block that is free in the cache",
+    Kind.FREE: "a block that is handed out",
+    Kind.RELEASE: "a block that is free in the cache",
+}
+
+
+def _seen(kind: Kind, state: int) -> str:
+    was = "free in the cache" if state & FREE else "handed out" if state & HANDED_OUT else "not in the cache"
+    verb = {Kind.REFILL: "refilled", Kind.ALLOC: "handed out", Kind.FREE: "freed", Kind.RELEASE: "released"}[kind]
+    return f"{verb} while it was {was}"
+
+
+def _finding(columns: Columns, at: int, number: int, expected: str, seen: str) -> Finding:
+    time_ns, pfn, nr_pages, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "pfn", "nr_pages", "tgid", "stack_id"))
+    return Finding(number, time_ns, pfn, nr_pages, expected, seen, tgid, stack_id)
+
+
+def _at(finding: Finding, pfn: int, nr_pages: int) -> Finding:
+    return Finding(finding.number, finding.time_ns, pfn, nr_pages, finding.expected, finding.seen, finding.tgid, finding.stack_id)
+
+
+def _shown(finding: Finding, names: Names) -> Violation:
+    return Violation(
+        number=finding.number,
+        time_ns=finding.time_ns,
+        pfn=finding.pfn,
+        nr_pages=finding.nr_pages,
+        expected=finding.expected,
+        seen=finding.seen,
+        tgid=finding.tgid,
+        comm=names.comm(finding.tgid),
+        stack=names.stack(finding.stack_id),
+    )
+
+
+def _overlap(pfn: int, nr_pages: int, other: int, nr_other: int) -> bool:
+    return pfn < other + nr_other and other < pfn + nr_pages
+
+
+def _missing(needs: tuple[str, ...], attached: set[str]) -> str:
+    return ", ".join(need.split("|")[0] for need in needs if not any(name in attached for name in need.split("|")))

@@ -1,0 +1,588 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's direct map: the size of the mapping of every 2M region, and every page of those that are not wholly present.
+
+A record says what is now, so applying one twice, or after a reading that already has it, changes nothing. Levels go down
+only (1G to 2M to 4K); they come up by a reading. What a record contradicts is remembered as uncertain and must be read again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uaptrace.events import LEVEL_MASK, Flag, Kind, Mapping
+from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
+
+from .columns import Bytes, Columns, Ints
+from .region_pages import MAX_REGIONS, RegionPages, grown
+from .snapshot import DirectMapView, RegionTable
+from .updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
+
+_K4: Final = int(Level.K4)
+_M2: Final = int(Level.M2)
+_G1: Final = int(Level.G1)
+_PAGE_MASK: Final = PAGES_PER_2M - 1
+_ROWS_AT_ONCE: Final = 8192
+_ABSENT_BITS: Final = np.uint64(0x0202020202020202)
+_PRESENT_BITS: Final = np.uint64(0x0101010101010101)
+_NOT_DIRECT_MAP: Final = int(Flag.KERNEL_IMAGE | Flag.OTHER_MAPPING)
+_MAX_RANGES: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MapFigures:
+    """Sums over the direct map, in pages; dictionaries are by Level."""
+
+    present_pages: dict[Level, int]
+    absent_pages: dict[Level, int]
+    nr_regions_touched: int
+    nr_regions_split: int
+    nr_regions_stranded: int
+    largest_intact_regions: int
+
+    def granularity_bytes(self) -> dict[Level, int]:
+        """Bytes by size of entry, present or not: what meminfo's DirectMap lines mean to say."""
+        return {level: (self.present_pages[level] + self.absent_pages[level]) * PAGE_SIZE for level in self.present_pages}
+
+
+class DirectMap:
+    """Level and presence of every page of the direct map.
+
+    ``levels`` is uint8 by region: Level, with LARGE_ABSENT where a 2M or 1G entry is not present. A region at 4K without a
+    row of pages is wholly present; rows are kept only for regions with something absent or missing, so memory is in
+    proportion to those.
+    """
+
+    def __init__(self) -> None:
+        self.levels: Bytes = np.zeros(0, np.uint8)
+        self.rows = RegionPages()
+        self._was_split: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._was_absent: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        # When a region became uncertain, 0 where it is not. Two arrays: a record that shows 4K entries where the model has
+        # a large one is settled by the SPLIT record that another processor is about to send; nothing but a reading settles the rest.
+        self._uncertain_ns: Ints = np.zeros(0, np.int64)
+        self._unsplit_ns: Ints = np.zeros(0, np.int64)
+        self._any_uncertain = False
+        self._all_uncertain_ns: int | None = None
+        self._read_end_ns = 0
+        self._slot_absent: NDArray[np.int16] = np.zeros(self.rows.capacity, np.int16)
+        self._slot_present: NDArray[np.int16] = np.zeros(self.rows.capacity, np.int16)
+        self._figures: MapFigures | None = None
+        self.is_read = False
+        """A complete reading was taken in."""
+        self.bad_records = 0
+        """Records of pages that no x86-64 physical address reaches."""
+
+    # Readings
+
+    def load(self, reading: MapReading) -> None:
+        """Replace what is held for the regions of the reading, or everything where it is complete."""
+        first, n = reading.first_region, len(reading.levels)
+        self._cover(first + n)
+        if reading.complete:
+            self._forget(np.arange(0, first))
+            self._forget(np.arange(first + n, len(self.levels)))
+        span = slice(first, first + n)
+        kept = np.zeros(n, np.bool_)
+        whole = np.zeros(len(reading.split_regions), np.bool_)
+        for at in range(0, len(whole), _ROWS_AT_ONCE):
+            part = slice(at, at + _ROWS_AT_ONCE)
+            whole[part] = (reading.pages[part] == PAGE_PRESENT).all(axis=1)
+        kept[reading.split_regions[~whole] - first] = True
+        slots = self.rows.slot[span]
+        self.rows.give_back(np.flatnonzero((slots != 0) & ~kept) + first)
+        fresh = np.flatnonzero((slots == 0) & kept) + first
+        self.rows.reserve(len(fresh))
+        self.rows.take(fresh)
+        self._cover_slots()
+        for at in range(0, len(whole), _ROWS_AT_ONCE):
+            part = slice(at, at + _ROWS_AT_ONCE)
+            keep = ~whole[part]
+            if keep.any():
+                regions, rows = reading.split_regions[part][keep], reading.pages[part][keep]
+                slots_now = self.rows.slot[regions]
+                self.rows.pages[slots_now] = rows
+                self.rows.dirty[slots_now] = True
+                self._was_absent[regions[(rows == PAGE_ABSENT).any(axis=1)]] = True
+        self.levels[span] = reading.levels
+        large = (reading.levels & LEVEL_MASK) != _K4
+        self._was_split[span][large] = False
+        self._was_absent[span][large] = (reading.levels[large] & LARGE_ABSENT) != 0
+        self._settle(span, reading.begin_ns)
+        if reading.complete:
+            self.is_read = True
+            self._settle(slice(None), reading.begin_ns)
+            if self._all_uncertain_ns is not None and self._all_uncertain_ns <= reading.begin_ns:
+                self._all_uncertain_ns = None
+        self._read_end_ns = max(self._read_end_ns, reading.end_ns)
+        self._figures = None
+
+    def _forget(self, regions: Ints) -> None:
+        known = regions[self.levels[regions] != 0]
+        if len(known):
+            self.rows.give_back(known[self.rows.slot[known] != 0])
+            self.levels[known] = 0
+            self._was_split[known] = False
+            self._was_absent[known] = False
+
+    def _settle(self, span: slice, begin_ns: int) -> None:
+        if self._any_uncertain:
+            for since in (self._uncertain_ns[span], self._unsplit_ns[span]):
+                since[since <= begin_ns] = 0
+
+    # Records
+
+    def apply(self, columns: Columns) -> None:
+        """Take in the SPLIT, SET_DIRECT_MAP, CPA and UNCERTAIN records of a chunk; the other kinds are passed over."""
+        if columns.count(Kind.UNCERTAIN):
+            self._apply_uncertain(columns)
+        nr_splits = columns.count(Kind.SPLIT)
+        if not nr_splits + columns.count(Kind.SET_DIRECT_MAP) + columns.count(Kind.CPA):
+            return
+        self._figures = None
+        if nr_splits:
+            self._apply_chunk_with_splits(columns)
+        else:
+            self._apply_pages(columns, columns.index_of(Kind.SET_DIRECT_MAP, Kind.CPA))
+
+    def _apply_chunk_with_splits(self, columns: Columns) -> None:
+        index = columns.index_of(Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA)
+        after = columns.of("after", index)
+        is_split = columns.kind[index] == Kind.SPLIT
+        # Splits and writes of 4K pages of one region commute: a split changes no page's presence, and a page that was
+        # written before its region's split record came is not touched by it. Writes of large entries do not commute.
+        large = ~is_split & (((after & LEVEL_MASK) >= _M2) | _is_range(columns, index))
+        for run, run_is_large in _runs(large):
+            part = index[run]
+            if run_is_large:
+                self._apply_pages(columns, part)
+            else:
+                splits = is_split[run]
+                self._apply_splits(columns, part[splits])
+                self._apply_pages(columns, part[~splits])
+
+    def _apply_splits(self, columns: Columns, index: Ints) -> None:
+        if not len(index):
+            return
+        flags = columns.of("flags", index)
+        index = self._known_pages(columns, index[(flags & _NOT_DIRECT_MAP) == 0])
+        if not len(index):
+            return
+        regions = columns.of("pfn", index) >> PMD_ORDER
+        before = columns.of("before", index) & LEVEL_MASK
+        time_ns = columns.of("time_ns", index)
+        huge = before == _G1
+        if huge.any():
+            firsts = np.unique(regions[huge]) & -REGIONS_PER_1G
+            self._cover(int(firsts.max()) + REGIONS_PER_1G)
+            covered = (firsts[:, None] + np.arange(REGIONS_PER_1G)).reshape(-1)
+            missing = covered[self.levels[covered] == 0]
+            self._mark(self._uncertain_ns, missing, np.full(len(missing), int(time_ns.max())))
+            self._lower(covered, _M2)
+            self._was_split[covered] = True
+            self._unsplit_ns[covered[(self.levels[covered] & LEVEL_MASK) >= _M2]] = 0
+            regions, time_ns = regions[~huge], time_ns[~huge]
+        if len(regions):
+            missing = self.levels[regions] == 0
+            if missing.any():
+                self._mark(self._uncertain_ns, regions[missing], time_ns[missing])
+                self._adopt(regions[missing])
+            still_1g = (self.levels[regions] & LEVEL_MASK) == _G1
+            if still_1g.any():
+                self._lower_1g_unseen(regions[still_1g], time_ns[still_1g])
+            self._lower(regions, _K4)
+            self._was_split[regions] = True
+            self._unsplit_ns[regions] = 0
+
+    def _apply_pages(self, columns: Columns, index: Ints) -> None:
+        """SET_DIRECT_MAP and CPA records: pages, or large entries, that are present or absent now."""
+        index = self._known_pages(columns, index)
+        if not len(index):
+            return
+        after = columns.of("after", index)
+        if (((after & (LEVEL_MASK | Mapping.MIXED)) == _K4) & (columns.of("nr_pages", index) == 1)).all():
+            self._write_pages(columns.of("pfn", index), after, columns.of("time_ns", index))
+            return
+        for run, run_of_ranges in _runs(_is_range(columns, index)):
+            part = index[run]
+            pfn, nr_pages, after, aux, time_ns = (columns.of(name, part) for name in ("pfn", "nr_pages", "after", "aux", "time_ns"))
+            if not run_of_ranges:
+                self._apply_any_pages(pfn, nr_pages, after, time_ns)
+                continue
+            for i in range(len(part)):
+                self._apply_range(int(pfn[i]), int(nr_pages[i]), int(after[i]), int(time_ns[i]), bool(aux[i]))
+
+    def _apply_range(self, pfn: int, nr_pages: int, after: int, time_ns: int, failed: bool) -> None:
+        """set_direct_map_valid_noflush() of several pages: what is known is the first page's mapping, and that all changed alike."""
+        region = np.arange(pfn >> PMD_ORDER, ((pfn + nr_pages - 1) >> PMD_ORDER) + 1)
+        times = np.full(len(region), time_ns)
+        if failed or after & LEVEL_MASK == 0:
+            self._mark(self._uncertain_ns, region, times)
+            return
+        begin = np.maximum(pfn, region << PMD_ORDER)
+        count = np.minimum(pfn + nr_pages, (region + 1) << PMD_ORDER) - begin
+        held = (self.levels[region] & LEVEL_MASK).astype(np.int64)
+        # An entry that is changed as a whole keeps its size; one that is changed in part was split.
+        level = np.where(held == _K4, _K4, np.where(count == PAGES_PER_2M, _M2, _K4))
+        level[0] = after & LEVEL_MASK
+        for at in (_K4, _M2, _G1):
+            this = level == at
+            if not this.any():
+                continue
+            if at == _K4:
+                of, page = _expand(count[this])
+                first = begin[this]
+                self._write_pages(first[of] + page, np.full(len(of), after), np.full(len(of), time_ns))
+            else:
+                self._write_large(region[this], at, np.full(int(this.sum()), after), times[this])
+
+    def _apply_any_pages(self, pfn: Ints, nr_pages: Ints, after: Ints, time_ns: Ints) -> None:
+        """The same for records of any length and level: cut at region boundaries, then level by level in ring order."""
+        nr_pages = np.maximum(nr_pages, 1)
+        first = pfn >> PMD_ORDER
+        counts = ((pfn + nr_pages - 1) >> PMD_ORDER) - first + 1
+        of, nth = _expand(counts)
+        region = first[of] + nth
+        begin = np.maximum(pfn[of], region << PMD_ORDER)
+        end = np.minimum(pfn[of] + nr_pages[of], (region + 1) << PMD_ORDER)
+        after, time_ns = after[of], time_ns[of]
+        level = after & LEVEL_MASK
+        unread = (level == 0) | ((after & Mapping.MIXED) != 0)
+        klass = np.where(unread, 0, level)
+        cuts = np.flatnonzero(np.diff(klass)) + 1
+        for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(klass)], strict=True):
+            run = slice(start, stop)
+            of_run = int(klass[start])
+            if of_run == 0:
+                self._mark(self._uncertain_ns, region[run], time_ns[run])
+                known = level[run] != 0
+                self._note_levels(region[run][known], level[run][known], time_ns[run][known])
+            elif of_run == _K4:
+                pages_of, page = _expand((end - begin)[run])
+                self._write_pages(begin[run][pages_of] + page, after[run][pages_of], time_ns[run][pages_of])
+            else:
+                self._write_large(region[run], of_run, after[run], time_ns[run])
+
+    def _write_pages(self, pfn: Ints, after: Ints, time_ns: Ints) -> None:
+        """Pages that are mapped by 4K entries: present or absent, the last one of a page wins."""
+        region = pfn >> PMD_ORDER
+        absent = (after & Mapping.ABSENT) != 0
+        not_4k = self.levels[region] != _K4
+        if not_4k.any():
+            self._note_levels(region[not_4k], np.full(int(not_4k.sum()), _K4), time_ns[not_4k])
+        slot = self.rows.slot[region]
+        if not slot.all():
+            # A page that is present in a region without a row says nothing new, unless it is followed by an absent one.
+            self._give_rows(np.unique(region[(slot == 0) & absent]))
+            slot = self.rows.slot[region]
+            some = slot != 0
+            slot, pfn, absent, region = slot[some], pfn[some], absent[some], region[some]
+        at = (slot.astype(np.int64) << PMD_ORDER) | (pfn & _PAGE_MASK)
+        self.rows.flat[at] = absent.view(np.uint8) + np.uint8(PAGE_PRESENT)
+        self.rows.dirty[slot] = True
+        self._was_absent[region[absent]] = True
+
+    def _write_large(self, region: Ints, level: int, after: Ints, time_ns: Ints) -> None:
+        """2M or 1G entries that are present or absent now."""
+        self._note_levels(region, np.full(len(region), level), time_ns)
+        fits = (self.levels[region] & LEVEL_MASK) == level
+        region, absent = region[fits], (after[fits] & Mapping.ABSENT) != 0
+        if level == _G1:
+            first = region & -REGIONS_PER_1G
+            news = np.ones(len(first), np.bool_)  # a record of 1G came in 512 pieces that say the same
+            news[1:] = (first[1:] != first[:-1]) | (absent[1:] != absent[:-1])
+            first, absent = first[news], absent[news]
+            of, nth = _expand(np.full(len(first), REGIONS_PER_1G))
+            region, absent = first[of] + nth, absent[of]
+            self._cover(int(region.max(initial=0)) + 1)
+            inside = (self.levels[region] & LEVEL_MASK) == _G1
+            region, absent = region[inside], absent[inside]
+        self.levels[region] = np.where(absent, level | LARGE_ABSENT, level).astype(np.uint8)
+        self._was_absent[region[absent]] = True
+
+    def _note_levels(self, region: Ints, level: Ints, time_ns: Ints) -> None:
+        """Regions that a record found at a level the model does not have them at."""
+        held = (self.levels[region] & LEVEL_MASK).astype(np.int64)
+        higher = (level > held) & (held != 0) & (time_ns > self._read_end_ns)
+        if higher.any():
+            # Mappings became larger (a collapse, or memory that was replaced): what is there now was not read.
+            self._mark(self._uncertain_ns, region[higher], time_ns[higher])
+        unknown = held == 0
+        if unknown.any():
+            self._mark(self._uncertain_ns, region[unknown], time_ns[unknown])
+            large = unknown & (level > _K4)
+            self.levels[region[large]] = level[large]
+            self._adopt(region[unknown & (level == _K4)])
+        huge = (held == _G1) & (level < _G1)
+        if huge.any():
+            self._lower_1g_unseen(region[huge], time_ns[huge])
+        lower = (level == _K4) & (held > _K4)
+        if lower.any():
+            self._mark(self._unsplit_ns, region[lower], time_ns[lower])
+            self._lower(region[lower], _K4)
+
+    def _lower_1g_unseen(self, region: Ints, time_ns: Ints) -> None:
+        of, nth = _expand(np.full(len(region), REGIONS_PER_1G))
+        covered = (region & -REGIONS_PER_1G)[of] + nth
+        self._cover(int(covered.max()) + 1)
+        inside = (self.levels[covered] & LEVEL_MASK) == _G1
+        self._mark(self._unsplit_ns, covered[inside], time_ns[of][inside])
+        self._lower(covered[inside], _M2)
+
+    def _lower(self, regions: Ints, level: int) -> None:
+        """Bring regions that are mapped larger than ``level`` down to it."""
+        held = self.levels[regions]
+        change = (held & LEVEL_MASK) > level
+        regions, held = regions[change], held[change]
+        if level == _M2:
+            self.levels[regions] = (held & LARGE_ABSENT) | _M2
+            return
+        self.levels[regions] = _K4
+        absent = np.unique(regions[(held & LARGE_ABSENT) != 0])
+        if len(absent):
+            self._give_rows(absent)
+            self.rows.pages[self.rows.slot[absent]] = PAGE_ABSENT
+
+    def _adopt(self, regions: Ints) -> None:
+        """Regions that the model has no mapping for turn out to be mapped by 4K entries: of which nothing is known yet."""
+        regions = np.unique(regions)
+        regions = regions[self.levels[regions] == 0]
+        self._give_rows(regions)
+        self.rows.pages[self.rows.slot[regions]] = PAGE_HOLE
+        self.levels[regions] = _K4
+
+    def _give_rows(self, regions: Ints) -> None:
+        """Rows, all present, for distinct regions without one."""
+        if len(regions):
+            self.rows.reserve(len(regions))
+            self._cover_slots()
+            self.rows.pages[self.rows.take(regions)] = PAGE_PRESENT
+
+    def _apply_uncertain(self, columns: Columns) -> None:
+        index = columns.index(Kind.UNCERTAIN)
+        nr_pages = columns.of("nr_pages", index)
+        time_ns = columns.of("time_ns", index)
+        unbounded = nr_pages == 0
+        if unbounded.any():
+            self.doubt_all(int(time_ns[unbounded].max()))
+        index = index[~unbounded]
+        if len(index):
+            pfn, nr_pages, time_ns = (columns.of(name, index) for name in ("pfn", "nr_pages", "time_ns"))
+            first = pfn >> PMD_ORDER
+            last = np.minimum((pfn + nr_pages - 1) >> PMD_ORDER, len(self.levels) - 1)
+            of, nth = _expand(np.maximum(last - first + 1, 0))
+            self._mark(self._uncertain_ns, first[of] + nth, time_ns[of])
+
+    def _known_pages(self, columns: Columns, index: Ints) -> Ints:
+        """Positions of records whose pages can exist; room is made for them."""
+        if not len(index):
+            return index
+        last = columns.of("pfn", index) + columns.of("nr_pages", index)
+        top = (int(last.max()) >> PMD_ORDER) + 1
+        if top > len(self.levels):
+            good = (columns.of("pfn", index) >= 0) & (last >> PMD_ORDER < MAX_REGIONS)
+            if not good.all():
+                self.bad_records += int(len(index) - good.sum())
+                index, last = index[good], last[good]
+                if not len(index):
+                    return index
+                top = (int(last.max()) >> PMD_ORDER) + 1
+            self._cover(top)
+        return index
+
+    def _mark(self, since: Ints, regions: Ints, time_ns: Ints) -> None:
+        if len(regions):
+            self._any_uncertain = True
+            np.maximum.at(since, regions, np.maximum(time_ns, 1))
+
+    def doubt_all(self, time_ns: int) -> None:
+        """Anything may have changed until ``time_ns``: records were lost, or splits were not seen."""
+        self._all_uncertain_ns = max(time_ns, self._all_uncertain_ns or 0)
+
+    def _cover(self, nr_regions: int) -> None:
+        if nr_regions <= len(self.levels):
+            return
+        # Whole gigabytes, so that the entry of a 1G mapping is never cut; and a little more each time, so that a map
+        # that grows region by region is not copied each time.
+        room = -(-max(nr_regions, len(self.levels) + len(self.levels) // 4) // REGIONS_PER_1G) * REGIONS_PER_1G
+        self.levels = grown(self.levels, room)
+        self._was_split = grown(self._was_split, room)
+        self._was_absent = grown(self._was_absent, room)
+        self._uncertain_ns = grown(self._uncertain_ns, room)
+        self._unsplit_ns = grown(self._unsplit_ns, room)
+        self.rows.cover(room)
+
+    def _cover_slots(self) -> None:
+        if len(self._slot_absent) < self.rows.capacity:
+            self._slot_absent = grown(self._slot_absent, self.rows.capacity)
+            self._slot_present = grown(self._slot_present, self.rows.capacity)
+
+    # Views
+
+    def uncertain_ranges(self) -> str | list[tuple[int, int]] | None:
+        """What must be read again: None, "all", or (first region, number of regions) ascending."""
+        if self._all_uncertain_ns is not None:
+            return "all"
+        if not self._any_uncertain:
+            return None
+        regions = np.flatnonzero((self._uncertain_ns != 0) | (self._unsplit_ns != 0))
+        if not len(regions):
+            self._any_uncertain = False
+            return None
+        starts = np.flatnonzero(np.diff(regions, prepend=-2) != 1)
+        if len(starts) > _MAX_RANGES:
+            return "all"
+        lengths = np.diff(starts, append=len(regions))
+        return list(zip(regions[starts].tolist(), lengths.tolist(), strict=True))
+
+    def nr_uncertain_regions(self) -> int:
+        """Number of 2M regions that must be read again (0 where all are)."""
+        return int(np.count_nonzero((self._uncertain_ns != 0) | (self._unsplit_ns != 0))) if self._any_uncertain else 0
+
+    def figures(self) -> MapFigures:
+        """The sums. Only rows that changed since the last call are counted again."""
+        if self._figures is None:
+            self._recount()
+            self._figures = self._sum()
+        return self._figures
+
+    def _recount(self) -> None:
+        self._cover_slots()
+        slots = self.rows.take_dirty()
+        for at in range(0, len(slots), _ROWS_AT_ONCE):
+            part = slots[at : at + _ROWS_AT_ONCE]
+            words = self.rows.pages[part].view(np.uint64)
+            self._slot_absent[part] = np.bitwise_count(words & _ABSENT_BITS).sum(axis=1, dtype=np.int16)
+            self._slot_present[part] = np.bitwise_count(words & _PRESENT_BITS).sum(axis=1, dtype=np.int16)
+        whole = slots[self._slot_present[slots] == PAGES_PER_2M]
+        if len(whole):
+            # Wholly present again: no row is needed to say so.
+            self.rows.give_back(self.rows.region_of[whole])
+            self._slot_absent[whole] = 0
+            self._slot_present[whole] = 0
+
+    def _sum(self) -> MapFigures:
+        used = np.flatnonzero(self.rows.region_of[: self.rows.nr_slots] >= 0)[1:]  # slot 0 is nobody's
+        absent = int(self._slot_absent[used].sum(dtype=np.int64))
+        present = int(self._slot_present[used].sum(dtype=np.int64))
+        nr_k4 = int(np.count_nonzero(self.levels == _K4))
+        nr = {code: int(np.count_nonzero(self.levels == code)) for code in (_M2, _G1, _M2 | LARGE_ABSENT, _G1 | LARGE_ABSENT)}
+        large_absent = nr[_M2 | LARGE_ABSENT] + nr[_G1 | LARGE_ABSENT]
+        stranded = (self.levels == _K4) & (self.rows.slot == 0) & (self._was_split | self._was_absent)
+        return MapFigures(
+            present_pages={
+                Level.K4: present + (nr_k4 - len(used)) * PAGES_PER_2M,
+                Level.M2: nr[_M2] * PAGES_PER_2M,
+                Level.G1: nr[_G1] * PAGES_PER_2M,
+            },
+            absent_pages={
+                Level.K4: absent,
+                Level.M2: nr[_M2 | LARGE_ABSENT] * PAGES_PER_2M,
+                Level.G1: nr[_G1 | LARGE_ABSENT] * PAGES_PER_2M,
+            },
+            nr_regions_touched=int(np.count_nonzero(self._slot_absent[used])) + large_absent,
+            nr_regions_split=nr_k4,
+            nr_regions_stranded=int(np.count_nonzero(stranded)),
+            largest_intact_regions=_longest_run((self.levels == _M2) | (self.levels == _G1)),
+        )
+
+    def view(self, kernel_bytes: dict[Level, int] | None = None) -> DirectMapView:
+        """The figures as every view shows them."""
+        figures = self.figures()
+        return DirectMapView(
+            present_bytes={level: n * PAGE_SIZE for level, n in figures.present_pages.items()},
+            absent_bytes_by_level={level: n * PAGE_SIZE for level, n in figures.absent_pages.items()},
+            nr_regions_touched=figures.nr_regions_touched,
+            nr_regions_split=figures.nr_regions_split,
+            nr_regions_stranded=figures.nr_regions_stranded,
+            largest_intact_bytes=figures.largest_intact_regions * PAGES_PER_2M * PAGE_SIZE,
+            kernel_bytes=kernel_bytes,
+        )
+
+    def nr_regions(self) -> int:
+        """One more than the number of the last region that is mapped."""
+        mapped = np.flatnonzero(self.levels)
+        return int(mapped[-1]) + 1 if len(mapped) else 0
+
+    def rows_of(self, regions: Ints) -> Bytes:
+        """uint8 (n, 512): the pages of regions that are mapped by 4K entries."""
+        slots = self.rows.slot[regions]
+        rows = self.rows.pages[slots]
+        rows[slots == 0] = PAGE_PRESENT
+        return rows
+
+    def absent_rows(self) -> tuple[Ints, NDArray[np.bool_]]:
+        """Regions with an absent page, ascending, and bool (n, 512): its absent pages."""
+        self.figures()
+        regions = np.flatnonzero(self.levels & LARGE_ABSENT)
+        n = self.rows.nr_slots
+        slots = np.flatnonzero((self._slot_absent[:n] != 0) & (self.rows.region_of[:n] >= 0))
+        both = np.concatenate([regions, self.rows.region_of[slots]])
+        absent = np.concatenate([np.ones((len(regions), PAGES_PER_2M), np.bool_), self.rows.pages[slots] == PAGE_ABSENT])
+        order = np.argsort(both, kind="stable")
+        return both[order], absent[order]
+
+    def nr_still_split(self, regions: Ints) -> int:
+        """How many of ``regions`` are mapped by 4K entries."""
+        inside = regions[regions < len(self.levels)]
+        return int(np.count_nonzero(self.levels[inside] == _K4))
+
+    def region_table(self, cached_regions: Ints, nr_cached: NDArray[np.integer]) -> RegionTable:
+        """Region by region; ``nr_cached``: pages free in the unmapped cache, for each of ``cached_regions``."""
+        self.figures()
+        n = self.nr_regions()
+        level = (self.levels[:n] & LEVEL_MASK).astype(np.uint8)
+        absent = np.where(self.levels[:n] & LARGE_ABSENT, PAGES_PER_2M, self._slot_absent[self.rows.slot[:n]]).astype(np.uint16)
+        cached = np.zeros(n, np.uint16)
+        inside = cached_regions < n
+        cached[cached_regions[inside]] = nr_cached[inside]
+        split = self._was_split[:n].copy()
+        for array in (level, absent, cached, split):
+            array.flags.writeable = False
+        return RegionTable(level=level, nr_absent=absent, nr_cached=cached, was_split=split)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, the untouched parts included."""
+        arrays = (
+            self.levels,
+            self._was_split,
+            self._was_absent,
+            self._uncertain_ns,
+            self._unsplit_ns,
+            self._slot_absent,
+            self._slot_present,
+        )
+        return sum(a.nbytes for a in arrays) + self.rows.slot.nbytes + self.rows.pages.nbytes + self.rows.region_of.nbytes
+
+
+def _expand(counts: Ints) -> tuple[Ints, Ints]:
+    """For counts (2, 3): which (0, 0, 1, 1, 1) and the how-manieth (0, 1, 0, 1, 2)."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    ends = np.cumsum(counts)
+    return which, np.arange(len(which)) - (ends - counts)[which]
+
+
+def _is_range(columns: Columns, index: Ints) -> NDArray[np.bool_]:
+    """Which records are set_direct_map calls of several pages."""
+    several: NDArray[np.bool_] = columns.of("nr_pages", index) > 1
+    return several & (columns.kind[index] == Kind.SET_DIRECT_MAP)
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[slice, bool]]:
+    """Slices of equal elements, in order."""
+    cuts = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
+    return [(slice(a, b), bool(mask[a])) for a, b in pairwise(cuts) if a < b]
+
+
+def _longest_run(mask: NDArray[np.bool_]) -> int:
+    """Length of the longest run of True."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+assert PAGES_PER_1G == REGIONS_PER_1G * PAGES_PER_2M

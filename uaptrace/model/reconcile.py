@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model held against the kernel's own counters: what was lost, which splits nobody saw, where figures differ.
+
+A difference is one only if the reading is quiet, that is of one moment at which everything counted had been taken in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from uaptrace.events import NR_KINDS, Counter, Kind
+from uaptrace.units import LEVELS, NR_ORDERS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
+
+from .columns import Ints
+from .direct_map import DirectMap
+from .ledger import Ledger
+from .unmapped_cache import UnmappedCache
+from .updates import CountersReading
+
+_MAP_KINDS: Final = (Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA, Kind.UNCERTAIN)
+_CACHE_KINDS: Final = (Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
+_NAME_KINDS: Final = (Kind.TASK, Kind.STACK)
+Rows = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewLoss:
+    """What a reading says was lost since the one before."""
+
+    records: int
+    """Records that found no room, or were sent and did not arrive."""
+    runs: int
+    """Calls that no program followed."""
+    of_map: bool
+    """The direct map may have changed unseen."""
+    of_cache: bool
+    of_audit: bool
+    """Something that an invariant is judged by."""
+
+    @property
+    def reason(self) -> str:
+        """One sentence."""
+        what = [f"{self.records} records"] * bool(self.records) + [f"{self.runs} runs of a program"] * bool(self.runs)
+        return f"{' and '.join(what)} were lost"
+
+
+class Losses:
+    """What did not reach the model, by the kernel's counters. All cumulative."""
+
+    def __init__(self) -> None:
+        self.lost: Ints = np.zeros(NR_KINDS + 1, np.int64)
+        """By kind: no room in the ring."""
+        self.missing: Ints = np.zeros(NR_KINDS + 1, np.int64)
+        """By kind: put into the ring, but never taken in."""
+        self.missed_runs = 0
+        self.contexts_lost = 0
+        self._emitted_before: Ints | None = None
+
+    def take(self, reading: CountersReading, taken: Ints) -> NewLoss:
+        """Compare with a reading; ``taken``: records taken in, by kind."""
+        n = NR_KINDS + 1
+        lost = reading.words[Counter.LOST : Counter.LOST + n].astype(np.int64)
+        missing = self.missing
+        if reading.quiet:
+            emitted = reading.words[Counter.EMITTED : Counter.EMITTED + n].astype(np.int64)
+            if self._emitted_before is None:
+                # A recording may begin later than its counters did.
+                self._emitted_before = emitted if not taken.any() else np.zeros(n, np.int64)
+            missing = np.maximum(emitted - self._emitted_before - taken[:n], self.missing)
+        contexts = int(reading.words[Counter.CONTEXT_LOST])
+        new = (lost - self.lost) + (missing - self.missing)
+        runs = (reading.missed_runs - self.missed_runs) + (contexts - self.contexts_lost)
+        self.lost, self.missing, self.missed_runs, self.contexts_lost = lost, missing, reading.missed_runs, contexts
+        return NewLoss(
+            records=int(new.sum()),
+            runs=runs,
+            of_map=bool(runs or new[list(_MAP_KINDS)].any()),
+            of_cache=bool(runs or new[list(_CACHE_KINDS)].any()),
+            of_audit=bool(runs or new.sum() != new[list(_NAME_KINDS)].sum()),
+        )
+
+
+class SplitComparison:
+    """vmstat's split counters against the records."""
+
+    def __init__(self) -> None:
+        self.unexplained = {Level.M2: 0, Level.G1: 0}
+        self.surplus = {Level.M2: 0, Level.G1: 0}
+        """Splits that records tell of and the kernel did not count."""
+        self._base: dict[Level, int] | None = None
+        self._collapses: dict[Level, int] | None = None
+
+    def take(self, reading: CountersReading, ledger: Ledger) -> str:
+        """Why the map must be read again; empty where it need not be."""
+        if not reading.quiet:
+            return ""
+        reason = ""
+        counted = {Level.M2: int(reading.words[Counter.SPLIT_2M]), Level.G1: int(reading.words[Counter.SPLIT_1G])}
+        if reading.splits_total is not None and all(level in reading.splits_total for level in counted):
+            total = {level: int(reading.splits_total[level]) for level in counted}
+            if self._base is None:
+                self._base = {level: total[level] - counted[level] for level in counted}
+            counted = {level: total[level] - self._base[level] for level in counted}
+        more = 0
+        for level, number in counted.items():
+            unexplained = max(0, number - ledger.counted[level])
+            more += max(0, unexplained - self.unexplained[level])
+            self.unexplained[level] = unexplained
+            self.surplus[level] = max(0, ledger.counted[level] - number)
+        if more:
+            reason = f"{more} splits that no record explains"
+        if reading.collapses_total is not None:
+            collapses = {level: int(n) for level, n in reading.collapses_total.items()}
+            if self._collapses is not None and collapses != self._collapses:
+                reason = reason or "mappings were collapsed into larger ones"
+            self._collapses = collapses
+        return reason
+
+
+class MeminfoComparison:
+    """Changes of meminfo's DirectMap lines against changes of the model. Their absolute values are not comparable."""
+
+    def __init__(self) -> None:
+        self.error_bytes: int | None = None
+        self._kernel: dict[Level, int] | None = None
+        self._model: dict[Level, int] = {}
+        self._questioned: dict[Level, int] | None = None
+        self._questioned_after = 0
+
+    def take(self, reading: CountersReading, direct_map: DirectMap, ledger: Ledger, nr_complete_readings: int) -> str:
+        """Why the map must be read again; empty where it need not be. Only for a map of which nothing is uncertain."""
+        if not reading.quiet or reading.direct_map_bytes is None or not direct_map.is_read:
+            return ""
+        kernel = {level: int(reading.direct_map_bytes.get(level, 0)) for level in LEVELS}
+        model = self._granularity(direct_map, ledger)
+        if self._kernel is None:
+            self._kernel, self._model = kernel, model
+        difference = {level: (kernel[level] - self._kernel[level]) - (model[level] - self._model[level]) for level in LEVELS}
+        self.error_bytes = max(abs(n) for n in difference.values())
+        if self.error_bytes == 0 or (difference == self._questioned and nr_complete_readings > self._questioned_after):
+            return ""  # equal, or the page tables were read because of it and stand: they are the truth
+        self._questioned, self._questioned_after = difference, nr_complete_readings
+        return "meminfo's DirectMap lines changed otherwise than the state"
+
+    @staticmethod
+    def _granularity(direct_map: DirectMap, ledger: Ledger) -> dict[Level, int]:
+        """The model's figures as the kernel counts: a split in the kernel image's mapping changes DirectMap lines too."""
+        figures = direct_map.figures().granularity_bytes()
+        size_2m, size_1g = PAGES_PER_2M * PAGE_SIZE, PAGES_PER_1G * PAGE_SIZE
+        image = ledger.in_kernel_image
+        figures[Level.K4] += image[Level.M2] * size_2m
+        figures[Level.M2] += image[Level.G1] * size_1g - image[Level.M2] * size_2m
+        figures[Level.G1] -= image[Level.G1] * size_1g
+        return figures
+
+
+class RowComparison:
+    """The debugfs rows of the unmapped cache against the rebuilt ones."""
+
+    def __init__(self) -> None:
+        self.error_blocks: int | None = None
+        self.kernel_free: Rows | None = None
+        self.kernel_cached: Rows | None = None
+        self.kernel_released: Rows | None = None
+        self._cached_base: Ints = np.zeros(NR_ORDERS, np.int64)
+        self._released_base: Ints = np.zeros(NR_ORDERS, np.int64)
+        self._refills_lost: Ints = np.zeros(NR_ORDERS, np.int64)
+        self._releases_lost: Ints = np.zeros(NR_ORDERS, np.int64)
+        self._set_base = True
+        self._difference: tuple[int, ...] = ()
+        self._questioned: tuple[int, ...] = ()
+        self._questioned_after = 0
+
+    def set_base_again(self) -> None:
+        """The cache was read: at the next quiet moment its cumulative rows are the kernel's."""
+        self._set_base = True
+
+    def take_rows(self, cached: Rows | None, released: Rows | None, cache: UnmappedCache) -> None:
+        """Cumulative rows that came with a reading of the cache itself; good until the first quiet comparison."""
+        if self._set_base and cached is not None and released is not None:
+            self._cached_base = _orders(cached) - self._refilled(cache)
+            self._released_base = _orders(released) - self._released(cache)
+            self.kernel_cached, self.kernel_released = cached, released
+
+    def take(self, reading: CountersReading, cache: UnmappedCache, nr_cache_readings: int) -> str:
+        """Why the cache must be read again; empty where it need not be."""
+        if reading.rows_free is None or reading.rows_cached is None or reading.rows_released is None:
+            return ""
+        self.kernel_free, self.kernel_cached, self.kernel_released = reading.rows_free, reading.rows_cached, reading.rows_released
+        if not reading.quiet:
+            return ""
+        refills = reading.words[Counter.REFILL_ORDER : Counter.REFILL_ORDER + NR_ORDERS].astype(np.int64)
+        releases = reading.words[Counter.RELEASE_ORDER : Counter.RELEASE_ORDER + NR_ORDERS].astype(np.int64)
+        self._refills_lost = np.maximum(refills - cache.by_order[Kind.REFILL], 0)
+        self._releases_lost = np.maximum(releases - cache.by_order[Kind.RELEASE], 0)
+        if not cache.is_read or cache.pending:
+            return ""  # a chunk that is being refilled is on no list yet
+        if self._set_base:
+            self._cached_base = _orders(reading.rows_cached) - self._refilled(cache)
+            self._released_base = _orders(reading.rows_released) - self._released(cache)
+            self._set_base = False
+        kernel = (_orders(reading.rows_free), _orders(reading.rows_cached), _orders(reading.rows_released))
+        model = (_orders(cache.free_blocks()), self.cached(cache), self.released(cache))
+        difference = np.concatenate([k - m for k, m in zip(kernel, model, strict=True)])
+        self._difference = tuple(difference.tolist())
+        self.error_blocks = int(np.abs(difference).sum())
+        if self.error_blocks == 0 or (self._difference == self._questioned and nr_cache_readings > self._questioned_after):
+            return ""  # equal, or reading the cache again did not help: the difference is shown
+        self._questioned, self._questioned_after = self._difference, nr_cache_readings
+        return self.reason
+
+    @property
+    def reason(self) -> str:
+        """What differed at the last comparison; empty where nothing did."""
+        if not self.error_blocks:
+            return ""
+        names = ("Free", "Cached", "Released")
+        rows = [name for i, name in enumerate(names) if any(self._difference[i * NR_ORDERS : (i + 1) * NR_ORDERS])]
+        return f"the cache differs from debugfs by {self.error_blocks} blocks in {', '.join(rows)}"
+
+    def _refilled(self, cache: UnmappedCache) -> Ints:
+        return cache.by_order[Kind.REFILL] - cache.by_order[Kind.REFILL_UNDONE] + self._refills_lost
+
+    def _released(self, cache: UnmappedCache) -> Ints:
+        return cache.by_order[Kind.RELEASE] + self._releases_lost
+
+    def cached(self, cache: UnmappedCache) -> Ints:
+        """Chunks that came in since boot, by order."""
+        return self._cached_base + self._refilled(cache)
+
+    def released(self, cache: UnmappedCache) -> Ints:
+        """Blocks given back since boot, by order."""
+        return self._released_base + self._released(cache)
+
+
+def _orders(row: Rows) -> Ints:
+    out = np.zeros(NR_ORDERS, np.int64)
+    out[: min(len(row), NR_ORDERS)] = row[:NR_ORDERS]
+    return out

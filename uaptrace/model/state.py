@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a traced kernel, from updates alone: no input or output, no clock."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from uaptrace.events import HISTOGRAM_BUCKETS, NR_KINDS, SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.units import NR_ORDERS, Level
+from uaptrace.wire import Batch
+
+from .audit import Audit
+from .columns import CHUNK_RECORDS, Columns, Ints
+from .direct_map import DirectMap
+from .ledger import Ledger
+from .names import Names
+from .processes import Processes
+from .reconcile import Losses, MeminfoComparison, RowComparison, SplitComparison
+from .snapshot import (
+    Exactness,
+    Histogram,
+    HookStatus,
+    HostInfo,
+    Loss,
+    OperationView,
+    ShrinkerView,
+    Snapshot,
+    SplitsView,
+    UnmappedCacheView,
+)
+from .unmapped_cache import UnmappedCache
+from .updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+
+MAX_REGIONS_TO_CHECK: Final = 2048
+_MAP_HOOKS: Final = {
+    "cpa": "attribute changes",
+    "flush_all": "splits",
+    "set_invalid": "pages that leave the direct map",
+    "set_default": "pages that come back to the direct map",
+}
+_CACHE_HOOKS: Final = {
+    "cache_alloc": "allocations from the unmapped cache",
+    "cache_free": "frees into the unmapped cache",
+    "cache_release": "releases from the unmapped cache",
+}
+"""Hooks without which the state cannot be exact (uaptrace.loader.hooks, lower case), and what is not seen without them."""
+_BY_RECORDS: Final = {
+    Counter.REQUEST: Kind.REQUEST,
+    Counter.CACHE_ALLOC: Kind.ALLOC,
+    Counter.CACHE_REFILL: Kind.REFILL,
+    Counter.CACHE_REFILL_UNDONE: Kind.REFILL_UNDONE,
+    Counter.CACHE_FREE: Kind.FREE,
+    Counter.CACHE_RELEASE: Kind.RELEASE,
+    Counter.SHRINK_SCAN: Kind.SHRINK,
+}
+"""Counters that are a number of records, as long as the counters themselves have not been read."""
+
+
+class KernelState:
+    """Everything known of one kernel. ``update()`` takes in, ``snapshot()`` shows; the rest says what to read next.
+
+    Records may come in batches of any size; how a stream is cut changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._begin(Start(HostInfo(), (), 0, 0.0, frozenset()))
+        self._started = False
+
+    def _begin(self, start: Start) -> None:
+        self._start = start
+        self._started = True
+        self.direct_map = DirectMap()
+        self.cache = UnmappedCache()
+        self._names = Names()
+        self._ledger = Ledger(start.self_tgids)
+        self._processes = Processes()
+        self._audit = Audit(start.hooks, has_series=start.host.has_series)
+        self._losses = Losses()
+        self._splits = SplitComparison()
+        self._meminfo = MeminfoComparison()
+        self._rows = RowComparison()
+        self._taken: Ints = np.zeros(256, np.int64)
+        self._unknown_kinds = 0
+        self._counters: CountersReading | None = None
+        self._was_quiet = False
+        self._map_reason = ""
+        self._cache_lost_ns: int | None = None
+        """Records of the cache were lost up to this time: it must be read again, and until then nothing is concluded from it."""
+        self._cache_differs_ns: int | None = None
+        self._cache_reason = ""
+        self._infer_handed_out = False
+        self._nr_map_readings = 0
+        self._nr_complete_readings = 0
+        self._nr_cache_readings = 0
+        self._last_exact_ns: int | None = None
+        self._missing_hooks = _missing_hooks(start.hooks, start.host.has_series)
+
+    # In
+
+    def update(self, update: Update) -> None:
+        """Take in one update. A second Start begins anew."""
+        match update:
+            case Records():
+                self._take_records(update.batch)
+            case CountersReading():
+                self._take_counters(update)
+            case MapReading():
+                self._take_map(update)
+            case CacheReading():
+                self._take_cache(update)
+            case Symbols():
+                self._names.add_symbols(update.names)
+            case Cgroups():
+                self._names.add_cgroups(update.paths)
+            case Start():
+                self._begin(update)
+
+    def _take_records(self, batch: Batch) -> None:
+        for at in range(0, len(batch), CHUNK_RECORDS):
+            self._take_chunk(Columns(batch[at : at + CHUNK_RECORDS]))
+
+    def _take_chunk(self, columns: Columns) -> None:
+        self._taken += columns.counts
+        self._unknown_kinds += columns.unknown_kinds
+        self._names.apply(columns)
+        self._processes.apply(columns)
+        self._ledger.apply(columns)
+        self.direct_map.apply(columns)
+        contradictions, unclean = self.cache.apply(columns)
+        self._audit.apply(columns, contradictions, unclean, cache_trusted=self.cache.is_read and self._cache_lost_ns is None)
+
+    def _take_map(self, reading: MapReading) -> None:
+        if self.direct_map.is_read:
+            self._nr_map_readings += 1
+        self.direct_map.load(reading)
+        if reading.complete:
+            self._nr_complete_readings += 1
+        self._infer_if_known()
+
+    def _take_cache(self, reading: CacheReading) -> None:
+        if not reading.atomic:
+            return
+        self._nr_cache_readings += 1
+        self.cache.load(reading.pfns.astype(np.int64), reading.orders, keep_handed_out=self._cache_lost_ns is None)
+        if self._cache_lost_ns is not None and self._cache_lost_ns <= reading.begin_ns:
+            self._cache_lost_ns = None
+        if self._cache_differs_ns is not None and self._cache_differs_ns <= reading.begin_ns:
+            self._cache_differs_ns = None
+        self._rows.set_base_again()
+        self._rows.take_rows(reading.rows_cached, reading.rows_released, self.cache)
+        self._audit.cache_was_read(reading.end_ns)
+        self._infer_handed_out = True
+        self._infer_if_known()
+
+    def _infer_if_known(self) -> None:
+        if self._infer_handed_out and self.direct_map.is_read and self.direct_map.uncertain_ranges() is None:
+            self.cache.infer_handed_out(*self.direct_map.absent_rows())
+            self._infer_handed_out = False
+
+    def _take_counters(self, reading: CountersReading) -> None:
+        self._counters = reading
+        self._was_quiet |= reading.quiet
+        new = self._losses.take(reading, self._taken)
+        if new.of_map:
+            self._doubt_map(reading.time_ns, new.reason)
+        if new.of_cache:
+            self._cache_lost_ns = reading.time_ns
+            self._cache_reason = new.reason
+            self.cache.pending = {}
+        if new.of_audit:
+            self._audit.drop()
+        else:
+            self._audit.confirm(reading.time_ns)
+        self._doubt_map(reading.time_ns, self._splits.take(reading, self._ledger))
+        if self.direct_map.uncertain_ranges() is None:
+            self._doubt_map(reading.time_ns, self._meminfo.take(reading, self.direct_map, self._ledger, self._nr_complete_readings))
+        if self._start.host.has_series:
+            self._take_cache_counters(reading)
+        if self._is_exact():
+            self._last_exact_ns = reading.time_ns
+
+    def _take_cache_counters(self, reading: CountersReading) -> None:
+        reason = self._rows.take(reading, self.cache, self._nr_cache_readings)
+        if reason:
+            self._cache_differs_ns = reading.time_ns
+        if self.cache.is_read and self._cache_lost_ns is None:
+            if reading.pageblock_bits:
+                empty = set(self.cache.empty_regions().tolist())
+                self._audit.judge_pageblocks(dict(reading.pageblock_bits), empty, reading.time_ns)
+                self.cache.not_handed_out([region for region, is_set in reading.pageblock_bits.items() if not is_set])
+            rows = (reading.rows_free, reading.rows_cached, reading.rows_released)
+            if reading.quiet and rows[0] is not None and rows[1] is not None and rows[2] is not None:
+                self._audit.judge_sum(rows[0], rows[1], rows[2], self.cache.certainly_handed_out_pages(), reading.time_ns)
+
+    def _doubt_map(self, time_ns: int, reason: str) -> None:
+        if reason:
+            self._map_reason = reason
+            self.direct_map.doubt_all(time_ns)
+
+    # What to read next
+
+    @property
+    def needs_map_reading(self) -> str | list[tuple[int, int]] | None:
+        """None; "all", which wants a complete reading; or ranges (first region, number of regions), ascending."""
+        if not self._started or not self.direct_map.is_read:
+            return "all"
+        return self.direct_map.uncertain_ranges()
+
+    @property
+    def needs_cache_reading(self) -> bool:
+        """Whether the unmapped cache must be read (again). Never on a kernel without the series."""
+        if not self._start.host.has_series:
+            return False
+        return not self.cache.is_read or self._cache_lost_ns is not None or self._cache_differs_ns is not None
+
+    @property
+    def regions_to_check(self) -> list[int]:
+        """Regions whose pageblock bit is worth reading with the next counters: the cache was in them, or may have been, and
+        no page of theirs is free or surely handed out. At most MAX_REGIONS_TO_CHECK, ascending."""
+        if not self._start.host.has_series or not self.cache.is_read:
+            return []
+        empty = self.cache.empty_regions()
+        guessed = self.cache.guessed_regions()
+        half = MAX_REGIONS_TO_CHECK // 2
+        return sorted({*empty[-half:].tolist(), *guessed[-half:].tolist()})
+
+    # Out
+
+    def _reasons(self) -> list[str]:
+        """Why the state is not exact, each in one short sentence; none where it is."""
+        if not self._started:
+            return ["nothing is traced yet"]
+        reasons = [f"{what} are not seen: the hook {name} is not attached" for name, what in self._missing_hooks]
+        if not self.direct_map.is_read:
+            reasons.append("baseline not read yet")
+        else:
+            uncertain = self.direct_map.uncertain_ranges()
+            if uncertain == "all":
+                why = self._map_reason or "the direct map may have changed unseen"
+                reasons.append(f"{why}: the page tables are to be read again")
+            elif uncertain:
+                number = self.direct_map.nr_uncertain_regions()
+                reasons.append(f"{number} regions of 2 MiB changed in a way that was not read: they are to be read again")
+        if self._start.host.has_series:
+            if not self.cache.is_read:
+                reasons.append("the unmapped cache was not read at a quiet moment yet")
+            elif self._cache_lost_ns is not None:
+                reasons.append(f"{self._cache_reason}: the unmapped cache is to be read again")
+            elif self._rows.reason:
+                reasons.append(self._rows.reason)
+        if self._counters is None:
+            reasons.append("not compared with the kernel's counters yet")
+        elif not self._was_quiet:
+            reasons.append("not compared with the kernel's counters yet: there was no quiet moment")
+        elif any(self._splits.surplus.values()):
+            reasons.append(f"records tell of {sum(self._splits.surplus.values())} splits more than the kernel counted")
+        return reasons
+
+    def _is_exact(self) -> bool:
+        return not self._reasons()
+
+    def snapshot(self, time_ns: int, wall_time_s: float, *, regions: bool = False) -> Snapshot:
+        """The state at ``time_ns`` (CLOCK_MONOTONIC of the traced host). ``regions``: with the table for pictures."""
+        reasons = self._reasons()
+        if not reasons:
+            self._last_exact_ns = max(time_ns, self._last_exact_ns or 0)
+        has_series = self._start.host.has_series
+        reading = self._counters
+        kernel_bytes = dict(reading.direct_map_bytes) if reading is not None and reading.direct_map_bytes is not None else None
+        emptied = self.cache.empty_regions()
+        return Snapshot(
+            time_ns=time_ns,
+            wall_time_s=wall_time_s,
+            start_time_ns=self._start.time_ns,
+            host=self._start.host,
+            exactness=Exactness(not reasons, tuple(reasons), self._last_exact_ns, self._nr_map_readings),
+            loss=self._loss_view(),
+            direct_map=self.direct_map.view(kernel_bytes),
+            splits=SplitsView(
+                by_cause=self._ledger.by_cause(self._names),
+                unexplained=dict(self._splits.unexplained),
+                during_attach={level: int(self._start.splits_during_attach.get(level, 0)) for level in (Level.M2, Level.G1)},
+                kernel_total=dict(reading.splits_total) if reading is not None and reading.splits_total is not None else None,
+                other_mappings=self._ledger.other_mappings,
+            ),
+            cache=self._cache_view() if has_series else None,
+            operations=self._operations(),
+            latency={h.name.lower(): self._histogram(h) for h in HistogramId},
+            shrinker=ShrinkerView(
+                runs=self._count(Counter.SHRINK_SCAN),
+                counts=self._count(Counter.SHRINK_COUNT),
+                asked_pages=self._count(Counter.SHRINK_ASKED_PAGES),
+                released_pages=self._count(Counter.SHRINK_RELEASED_PAGES),
+            )
+            if has_series
+            else None,
+            counters={c.name.lower(): self._count(c) for c in SCALAR_COUNTERS},
+            processes=self._processes.rows(self._names),
+            split_rows=self._ledger.rows(self._names),
+            audit=self._audit.rows(self._names, self.direct_map.nr_still_split(emptied)),
+            hooks=self._start.hooks,
+            reconcile_error_bytes=self._meminfo.error_bytes,
+            reconcile_error_blocks=self._rows.error_blocks if has_series else None,
+            regions=self.direct_map.region_table(*self.cache.free_by_region()) if regions else None,
+        )
+
+    def _count(self, counter: Counter) -> int:
+        """The kernel's count of every call; of records, as long as it has not been read."""
+        if self._counters is not None:
+            return int(self._counters.words[counter])
+        kind = _BY_RECORDS.get(counter)
+        return int(self._taken[kind]) if kind is not None else 0
+
+    def _count_by_order(self, counter: Counter, kind: Kind) -> tuple[int, ...]:
+        if self._counters is not None:
+            return tuple(self._counters.words[counter : counter + NR_ORDERS].astype(np.int64).tolist())
+        return tuple(self.cache.by_order[kind].tolist())
+
+    def _histogram(self, histogram: HistogramId) -> Histogram:
+        if self._counters is None:
+            return Histogram()
+        first = Counter.HISTOGRAM + HISTOGRAM_BUCKETS * histogram
+        buckets = self._counters.words[first : first + HISTOGRAM_BUCKETS]
+        return Histogram(tuple(buckets.astype(np.int64).tolist()), int(self._counters.words[Counter.HISTOGRAM_SUM + histogram]))
+
+    def _loss_view(self) -> Loss:
+        lost = self._losses.lost
+        missing = int(self._losses.missing.sum())
+        bad = self.direct_map.bad_records + self.cache.bad_records
+        return Loss(
+            events_taken=int(self._taken.sum()),
+            events_lost=int(lost.sum()),
+            lost_by_kind={Kind(k).name.lower(): int(lost[k]) for k in range(1, NR_KINDS)},
+            decode_errors=self._unknown_kinds + bad + missing,
+            missed_runs=self._losses.missed_runs,
+            contexts_lost=self._losses.contexts_lost,
+        )
+
+    def _operations(self) -> dict[str, OperationView]:
+        return {
+            name: OperationView(self._count(calls), self._count(failed) if failed is not None else 0)
+            for name, calls, failed in (
+                ("set_invalid", Counter.SET_INVALID, Counter.SET_INVALID_FAILED),
+                ("set_default", Counter.SET_DEFAULT, Counter.SET_DEFAULT_FAILED),
+                ("cpa", Counter.CPA, Counter.CPA_FAILED),
+                ("cache_alloc", Counter.CACHE_ALLOC, Counter.CACHE_ALLOC_FAILED),
+                ("cache_free", Counter.CACHE_FREE, None),
+                ("cache_release", Counter.CACHE_RELEASE, None),
+                ("cache_refill", Counter.CACHE_REFILL, Counter.CACHE_REFILL_UNDONE),
+            )
+        }
+
+    def _cache_view(self) -> UnmappedCacheView:
+        return UnmappedCacheView(
+            free=self.cache.free_blocks(),
+            cached=tuple(self._rows.cached(self.cache).tolist()),
+            released=tuple(self._rows.released(self.cache).tolist()),
+            allocated=self._count_by_order(Counter.ALLOC_ORDER, Kind.ALLOC),
+            freed=self._count_by_order(Counter.FREE_ORDER, Kind.FREE),
+            handed_out_pages=self.cache.handed_out_pages(),
+            requests=self._count(Counter.REQUEST),
+            hits=self._count(Counter.CACHE_HIT),
+            refills=self._count(Counter.CACHE_REFILL),
+            refill_fallbacks=self._count(Counter.CACHE_REFILL_FALLBACK),
+            failures=self._count(Counter.CACHE_ALLOC_FAILED),
+            kernel_free=self._rows.kernel_free,
+            kernel_cached=self._rows.kernel_cached,
+            kernel_released=self._rows.kernel_released,
+        )
+
+
+def _missing_hooks(hooks: tuple[HookStatus, ...], has_series: bool) -> tuple[tuple[str, str], ...]:
+    """Hooks that exactness needs and that are not attached, and what is not seen for lack of them."""
+    if not hooks:
+        return ()  # not known: an input that does not say what was attached
+    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
+    if "set_valid" in attached:
+        attached |= {"set_invalid", "set_default"} - {hook.name.lower() for hook in hooks}
+    needed = _MAP_HOOKS | (_CACHE_HOOKS if has_series else {})
+    return tuple((name, what) for name, what in needed.items() if name not in attached)

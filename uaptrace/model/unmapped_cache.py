@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unmapped cache page by page, rebuilt from records, and its free blocks by order.
+
+Only pages are kept. The cache always merges two free buddies of one order (up to order 10), so the set of free pages has
+one decomposition into blocks, and the blocks need not be followed: every record is a plain statement of what is now.
+
+    REFILL  ──> free ──ALLOC──> handed out ──FREE──> free, used ──RELEASE──> left
+                 └────────────── RELEASE, REFILL_UNDONE ───────────────────────^
+
+A record that does not fit what its page was before is a Contradiction for the audit to judge; the record still counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uaptrace.events import Flag, Kind
+from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
+
+from .columns import Bytes, Columns, Ints, stable_order
+from .refills import ChunkRefills, Refill, subtract
+from .region_pages import MAX_REGIONS, RegionPages, grown
+
+FREE: Final = 1
+HANDED_OUT: Final = 2
+USED: Final = 4
+"""Was handed out since it was refilled."""
+INFERRED: Final = 8
+"""Known from a reading, not from records: what was before tracing began."""
+LEFT: Final = 16
+"""Was seen leaving the cache."""
+_NR_STATES: Final = 32
+_LISTED: Final = 128
+"""While a reading is taken in: the reading has it on a free list."""
+
+_KINDS: Final = (Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
+_RESULT: Final = np.zeros(16, np.uint8)
+_RESULT[[Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE]] = (FREE, HANDED_OUT | USED, FREE | USED, LEFT, LEFT)
+
+OK: Final = 0
+CERTAIN: Final = 1
+"""Both the state before and the record are known from records: the kernel did it."""
+UNSURE: Final = 2
+"""The state before may be one that tracing has not seen the beginning of."""
+CAPTURED: Final = 3
+"""FREE of a page that is not known to be the cache's: wrong only if the page is in the direct map."""
+
+
+def _verdicts() -> Bytes:
+    """uint8 (16 kinds, 32 states): what a record means for a page in that state."""
+    table = np.zeros((16, _NR_STATES), np.uint8)
+    state = np.arange(_NR_STATES)
+    free = (state & FREE) != 0
+    out = (state & HANDED_OUT) != 0
+    unknown = ~free & ~out
+    inferred = (state & INFERRED) != 0
+    table[Kind.REFILL][(free | out) & ~inferred] = CERTAIN
+    table[Kind.ALLOC][out & ~inferred] = CERTAIN
+    table[Kind.ALLOC][unknown | (out & inferred)] = UNSURE
+    table[Kind.FREE][free & ~inferred] = CERTAIN
+    table[Kind.FREE][free & inferred] = UNSURE
+    table[Kind.FREE][unknown] = CAPTURED
+    table[Kind.RELEASE][(out & ~inferred) | (state == LEFT)] = CERTAIN
+    table[Kind.RELEASE][(state == 0) | (out & inferred)] = UNSURE
+    return table
+
+
+_VERDICTS: Final = _verdicts().reshape(-1)
+_ROWS_AT_ONCE: Final = 8192
+_PAGES_AT_ONCE: Final = 1 << 18
+_EVEN: Final = tuple(
+    np.uint64(bits)
+    for bits in (
+        0x5555555555555555,
+        0x1111111111111111,
+        0x0101010101010101,
+        0x0001000100010001,
+        0x0000000100000001,
+        0x0000000000000001,
+    )
+)
+"""Bits at multiples of 2, 4, ... 64: where blocks of order 1, 2, ... 6 begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contradictions:
+    """Records that do not fit what their pages were before: arrays of one length, in ring order.
+
+    ``record`` is the position in the chunk, ``verdict`` CERTAIN, UNSURE or CAPTURED (the worst of the record's pages),
+    ``pfn`` the first page concerned, ``state`` its state before, ``nr_pages`` how many pages are concerned.
+    """
+
+    record: Ints
+    verdict: Bytes
+    pfn: Ints
+    state: Bytes
+    nr_pages: Ints
+
+
+class UnmappedCache:
+    """State of every page that ever was in the cache; free blocks by order. Needs no reading where tracing began first."""
+
+    def __init__(self) -> None:
+        self.rows = RegionPages()
+        self.is_read = False
+        """The free blocks were read once, or are known to have been none."""
+        self.nr_records = 0
+        self.by_order: dict[Kind, Ints] = {kind: np.zeros(NR_ORDERS, np.int64) for kind in _KINDS}
+        """Records by kind and order; failed allocations are left out."""
+        self.pending: dict[int, Refill] = {}
+        """By tid: refills under way."""
+        self.bad_records = 0
+        self._folds: NDArray[np.int32] = np.zeros((self.rows.capacity, PMD_ORDER + 1), np.int32)
+        self._slot_out: NDArray[np.int32] = np.zeros(self.rows.capacity, np.int32)
+
+    # Records
+
+    def apply(self, columns: Columns) -> tuple[Contradictions | None, Ints]:
+        """Take in a chunk. Returns the contradictions, and the positions of RELEASE records of pages that had been handed
+        out before and whose content was not zero (aux > 0)."""
+        nr = sum(columns.count(kind) for kind in _KINDS)
+        if nr == 0:
+            return None, np.empty(0, np.int64)
+        self.nr_records += nr
+        index = columns.index_of(*_KINDS)
+        kind = columns.kind[index]
+        if columns.count(Kind.ALLOC):
+            failed = (kind == Kind.ALLOC) & ((columns.of("flags", index) & Flag.FAILED) != 0)
+            index = index[~failed]
+        index = self._sane(columns, index)
+        kind = columns.kind[index]
+        order = np.minimum(columns.of("order", index), NR_ORDERS - 1)
+        pfn = columns.of("pfn", index)
+        nr_pages = columns.of("nr_pages", index)
+        tally = np.bincount((kind.astype(np.int64) << 4) | order, minlength=256)
+        for of in _KINDS:
+            self.by_order[of] += tally[of << 4 : (of << 4) + NR_ORDERS]
+        refills = ChunkRefills(columns, self.pending) if columns.count(Kind.REFILL) or self.pending else None
+        record = index
+        if refills is not None and columns.count(Kind.REFILL_UNDONE):
+            record, pfn, nr_pages = self._without_refilled_elsewhere(columns, refills, index, pfn, nr_pages)
+            kind = columns.kind[record]
+        found: list[Contradictions] = []
+        dirty: list[Ints] = []
+        for part in _parts(nr_pages):
+            self._apply_part(columns, record[part], kind[part], pfn[part], nr_pages[part], found, dirty)
+        contradictions = _joined(found) if found else None
+        if refills is not None:
+            if contradictions is not None:
+                contradictions = _without_racing(columns, refills, contradictions)
+            self.pending = refills.carry(columns)
+        return contradictions, np.concatenate(dirty) if dirty else np.empty(0, np.int64)
+
+    def _sane(self, columns: Columns, index: Ints) -> Ints:
+        pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
+        if not len(index):
+            return index
+        top = (int((pfn + nr_pages).max()) >> PMD_ORDER) + 1
+        if int(nr_pages.min()) < 1 or int(nr_pages.max()) > 1 << (NR_ORDERS - 1) or int(pfn.min()) < 0 or top > MAX_REGIONS:
+            good = (nr_pages >= 1) & (nr_pages <= 1 << (NR_ORDERS - 1)) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS - 2)
+            self.bad_records += int(len(index) - good.sum())
+            index = index[good]
+            if not len(index):
+                return index
+            top = (int((pfn[good] + nr_pages[good]).max()) >> PMD_ORDER) + 1
+        self._cover(top)
+        return index
+
+    def _cover(self, nr_regions: int) -> None:
+        if nr_regions > len(self.rows.slot):
+            self.rows.cover(-(-max(nr_regions, len(self.rows.slot) * 5 // 4) // 512) * 512)
+
+    def _apply_part(
+        self,
+        columns: Columns,
+        record: Ints,
+        kind: Bytes,
+        pfn: Ints,
+        nr_pages: Ints,
+        found: list[Contradictions],
+        dirty: list[Ints],
+    ) -> None:
+        of: Ints | None = None
+        if int(nr_pages.max(initial=1)) > 1:
+            of = np.repeat(np.arange(len(pfn)), nr_pages)
+            page = pfn[of] + (np.arange(len(of)) - (np.cumsum(nr_pages) - nr_pages)[of])
+            page_kind = kind[of]
+        else:
+            page, page_kind = pfn, kind
+        region = page >> PMD_ORDER
+        slot = self.rows.slot[region]
+        if not slot.all():
+            self._give_rows(np.unique(region[slot == 0]))
+            slot = self.rows.slot[region]
+        at = (slot.astype(np.int64) << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
+        self.rows.dirty[slot] = True
+        flat = self.rows.flat
+        result = _RESULT[page_kind]
+        order = stable_order(at)
+        sorted_at = at[order]
+        sorted_result = result[order]
+        again = sorted_at[1:] == sorted_at[:-1]
+        before = flat[sorted_at]
+        np.copyto(before[1:], sorted_result[:-1], where=again)
+        last = np.ones(len(order), np.bool_)
+        np.logical_not(again, out=last[:-1])
+        flat[sorted_at[last]] = sorted_result[last]
+        verdict = _VERDICTS[(page_kind[order].astype(np.intp) << 5) | before]
+        if verdict.any():
+            bad = np.flatnonzero(verdict)
+            where = order[bad]
+            found.append(_grouped(where if of is None else of[where], record, page[where], verdict[bad], before[bad]))
+        release = np.flatnonzero(kind == Kind.RELEASE)
+        if len(release):
+            unclean = release[columns.of("aux", record[release]) > 0]
+            if len(unclean):
+                used = np.zeros(len(pfn), np.bool_)
+                used_pages = order[(before & USED) != 0]
+                used[used_pages if of is None else of[used_pages]] = True
+                dirty.append(record[unclean[used[unclean]]])
+
+    def _give_rows(self, regions: Ints) -> None:
+        self.rows.reserve(len(regions))
+        self.rows.pages[self.rows.take(regions)] = 0
+
+    @staticmethod
+    def _without_refilled_elsewhere(
+        columns: Columns, refills: ChunkRefills, record: Ints, pfn: Ints, nr_pages: Ints
+    ) -> tuple[Ints, Ints, Ints]:
+        """The same runs of pages, but a REFILL_UNDONE speaks only of what no other task refilled since."""
+        whole = np.ones(len(record), np.bool_)
+        pieces: list[tuple[int, int, int]] = []
+        for at in np.flatnonzero(columns.kind[record] == Kind.REFILL_UNDONE).tolist():
+            position, first, n = int(record[at]), int(pfn[at]), int(nr_pages[at])
+            taken = refills.elsewhere(position, int(columns.column("tid")[position]), first, n)
+            if taken:
+                whole[at] = False
+                pieces += [(position, *rest) for rest in subtract(first, n, taken)]
+        if whole.all():
+            return record, pfn, nr_pages
+        more = np.array(pieces, np.int64).reshape(-1, 3)
+        record, pfn, nr_pages = (np.concatenate([column[whole], more[:, i]]) for i, column in enumerate((record, pfn, nr_pages)))
+        order = stable_order(record)
+        return record[order], pfn[order], nr_pages[order]
+
+    # Readings
+
+    def load(self, pfns: Ints, orders: Bytes, *, keep_handed_out: bool) -> None:
+        """Replace the free pages by those of a reading: heads of free blocks (int64) and their orders (uint8).
+
+        ``keep_handed_out``: no record of the cache was lost, so what records said was handed out still is.
+        Refills under way are not on the kernel's lists yet and stay as they are.
+        """
+        self._set(pfns, np.int64(1) << orders.astype(np.int64), _LISTED, add=True)
+        for at in range(1, self.rows.nr_slots, _ROWS_AT_ONCE):
+            part = slice(at, min(at + _ROWS_AT_ONCE, self.rows.nr_slots))
+            rows = self.rows.pages[part]
+            listed = (rows & _LISTED) != 0
+            known = keep_handed_out & ((rows & INFERRED) == 0)
+            fits = known & np.where(listed, rows & FREE, rows & (HANDED_OUT | LEFT)).astype(np.bool_)
+            rows[:] = np.where(fits, rows & ~np.uint8(_LISTED), np.where(listed, np.uint8(FREE | INFERRED), np.uint8(0)))
+            self.rows.dirty[part] = True
+        if keep_handed_out:
+            for refill in self.pending.values():
+                self._set(np.array([refill.pfn]), np.array([refill.nr_pages]), FREE)
+        else:
+            self.pending = {}
+        self.is_read = True
+
+    def infer_handed_out(self, regions: Ints, absent: NDArray[np.bool_]) -> None:
+        """Pages absent from the direct map (bool (n, 512), by region) that are neither free nor known to be something else
+        were handed out before tracing began."""
+        for at in range(0, len(regions), _ROWS_AT_ONCE):
+            part = regions[at : at + _ROWS_AT_ONCE]
+            self._cover(int(part[-1]) + 1)
+            self._give_rows(part[self.rows.slot[part] == 0])
+            slots = self.rows.slot[part]
+            rows = self.rows.pages[slots]
+            rows[absent[at : at + _ROWS_AT_ONCE] & (rows == 0)] = HANDED_OUT | USED | INFERRED
+            self.rows.pages[slots] = rows
+            self.rows.dirty[slots] = True
+
+    def _set(self, pfn: Ints, nr_pages: Ints, state: int, *, add: bool = False) -> None:
+        if not len(pfn):
+            return
+        self._cover((int((pfn + nr_pages).max()) >> PMD_ORDER) + 1)
+        of = np.repeat(np.arange(len(pfn)), nr_pages)
+        page = pfn[of] + (np.arange(len(of)) - (np.cumsum(nr_pages) - nr_pages)[of])
+        region = page >> PMD_ORDER
+        missing = np.unique(region[self.rows.slot[region] == 0])
+        self._give_rows(missing)
+        slot = self.rows.slot[region].astype(np.int64)
+        at = (slot << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
+        self.rows.flat[at] = self.rows.flat[at] | np.uint8(state) if add else state
+        self.rows.dirty[slot] = True
+
+    # Views
+
+    def _recount(self) -> None:
+        if len(self._slot_out) < self.rows.capacity:
+            self._folds = grown(self._folds, self.rows.capacity)
+            self._slot_out = grown(self._slot_out, self.rows.capacity)
+        slots = self.rows.take_dirty()
+        for at in range(0, len(slots), _ROWS_AT_ONCE):
+            part = slots[at : at + _ROWS_AT_ONCE]
+            rows = self.rows.pages[part]
+            self._slot_out[part] = np.count_nonzero(rows & HANDED_OUT, axis=1)
+            self._folds[part] = _fold((rows & FREE) != 0)
+
+    def free_blocks(self) -> tuple[int, ...]:
+        """Free blocks by order: the one way to cut the free pages into blocks of which no two are free buddies."""
+        self._recount()
+        n = self.rows.nr_slots
+        whole = np.zeros(NR_ORDERS, np.int64)
+        whole[: PMD_ORDER + 1] = self._folds[:n].sum(axis=0, dtype=np.int64)
+        full = self.rows.region_of[:n][self._folds[:n, PMD_ORDER] != 0]
+        even = full[(full & 1) == 0]
+        other = self.rows.slot[np.minimum(even + 1, len(self.rows.slot) - 1)]
+        whole[PMD_ORDER + 1] = np.count_nonzero(self._folds[other, PMD_ORDER]) if len(even) else 0
+        blocks = whole.copy()
+        blocks[:-1] -= 2 * whole[1:]
+        return tuple(blocks.tolist())
+
+    def handed_out_pages(self) -> int:
+        """Pages handed out now, those inferred at the baseline included."""
+        self._recount()
+        return int(self._slot_out[: self.rows.nr_slots].sum(dtype=np.int64))
+
+    def certainly_handed_out_pages(self) -> int:
+        """Pages handed out now by records alone."""
+        n = self.rows.nr_slots
+        return sum(
+            int(np.count_nonzero((self.rows.pages[at : min(at + _ROWS_AT_ONCE, n)] & (HANDED_OUT | INFERRED)) == HANDED_OUT))
+            for at in range(0, n, _ROWS_AT_ONCE)
+        )
+
+    def free_by_region(self) -> tuple[Ints, Ints]:
+        """Regions with free pages, and how many."""
+        self._recount()
+        n = self.rows.nr_slots
+        slots = np.flatnonzero(self._folds[:n, 0])
+        return self.rows.region_of[slots], self._folds[slots, 0].astype(np.int64)
+
+    def empty_regions(self) -> Ints:
+        """Regions that pages of the cache were in and none are now, ascending."""
+        self._recount()
+        n = self.rows.nr_slots
+        slots = np.flatnonzero((self._folds[:n, 0] == 0) & (self._slot_out[:n] == 0))[1:]  # slot 0 is nobody's
+        slots = slots[(self.rows.pages[slots] & LEFT).any(axis=1)]
+        return np.sort(self.rows.region_of[slots])
+
+    def guessed_regions(self) -> Ints:
+        """Regions where pages are taken to be handed out only because they are absent, and no other page is the cache's."""
+        self._recount()
+        n = self.rows.nr_slots
+        slots = np.flatnonzero((self._folds[:n, 0] == 0) & (self._slot_out[:n] != 0))
+        rows = self.rows.pages[slots]
+        certain = (((rows & HANDED_OUT) != 0) & ((rows & INFERRED) == 0)).any(axis=1)
+        return np.sort(self.rows.region_of[slots[~certain]])
+
+    def not_handed_out(self, regions: list[int]) -> None:
+        """The pageblock bit of these regions is clear: what is absent there is not the cache's."""
+        at = np.intersect1d(np.array(regions, np.int64), self.guessed_regions())
+        slots = self.rows.slot[at]
+        rows = self.rows.pages[slots]
+        rows[(rows & INFERRED) != 0] = 0
+        self.rows.pages[slots] = rows
+        self.rows.dirty[slots] = True
+
+    def states(self, pfns: Ints) -> Bytes:
+        """uint8: the state (FREE, HANDED_OUT, USED, INFERRED, LEFT bits) of each page; 0 where nothing is known of it."""
+        region = pfns >> PMD_ORDER
+        inside = region < len(self.rows.slot)
+        slot = np.where(inside, self.rows.slot[np.minimum(region, len(self.rows.slot) - 1)] if len(self.rows.slot) else 0, 0)
+        return np.where(slot != 0, self.rows.pages[slot, pfns & (PAGES_PER_2M - 1)], 0).astype(np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, the untouched parts included."""
+        return self.rows.slot.nbytes + self.rows.pages.nbytes + self.rows.region_of.nbytes + self._folds.nbytes + self._slot_out.nbytes
+
+
+def _fold(free: NDArray[np.bool_]) -> Ints:
+    """bool (n, 512) -> (n, 10): how many aligned blocks of order 0 to 9 are wholly free."""
+    words = np.packbits(free, axis=1, bitorder="little").view(np.uint64)
+    counts = np.zeros((len(free), PMD_ORDER + 1), np.int64)
+    counts[:, 0] = np.bitwise_count(words).sum(axis=1)
+    for order, starts in enumerate(_EVEN, start=1):
+        words = words & (words >> np.uint64(1 << (order - 1))) & starts
+        counts[:, order] = np.bitwise_count(words).sum(axis=1)
+    whole = words != 0  # (n, 8): blocks of order 6
+    for order in range(7, PMD_ORDER + 1):
+        whole = whole[:, 0::2] & whole[:, 1::2]
+        counts[:, order] = whole.sum(axis=1)
+    return counts
+
+
+def _parts(nr_pages: Ints) -> list[slice]:
+    """Slices of at most about _PAGES_AT_ONCE pages each, so that blocks of high orders do not take much memory at once."""
+    if not len(nr_pages):
+        return []
+    total = np.cumsum(nr_pages)
+    if int(total[-1]) <= _PAGES_AT_ONCE:
+        return [slice(0, len(nr_pages))]
+    cuts = np.flatnonzero(np.diff(total // _PAGES_AT_ONCE)) + 1
+    edges = [0, *cuts.tolist(), len(nr_pages)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _grouped(of: Ints, record: Ints, page: Ints, verdict: Bytes, state: Bytes) -> Contradictions:
+    """Contradictions page by page (in the order of pages) put together record by record."""
+    order = stable_order(of)
+    of, page, verdict, state = of[order], page[order], verdict[order], state[order]
+    first = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
+    # The worst page speaks for the record: CERTAIN before CAPTURED before UNSURE.
+    rank = np.array([0, 3, 1, 2], np.uint8)[verdict]
+    worst = np.maximum.reduceat(rank, first)
+    which = np.flatnonzero(rank == np.repeat(worst, np.diff(first, append=len(of))))
+    which = which[np.searchsorted(which, first)]
+    return Contradictions(record[of[first]], verdict[which], page[which], state[which], np.diff(first, append=len(of)))
+
+
+def _joined(found: list[Contradictions]) -> Contradictions:
+    if len(found) == 1:
+        return found[0]
+    return Contradictions(
+        np.concatenate([f.record for f in found]),
+        np.concatenate([f.verdict for f in found]),
+        np.concatenate([f.pfn for f in found]),
+        np.concatenate([f.state for f in found]),
+        np.concatenate([f.nr_pages for f in found]),
+    )
+
+
+def _without_racing(columns: Columns, refills: ChunkRefills, found: Contradictions) -> Contradictions | None:
+    """Leave out REFILL records of pages whose earlier refill is still under way: that one is being undone."""
+    keep = np.ones(len(found.record), np.bool_)
+    for at in np.flatnonzero(columns.kind[found.record] == Kind.REFILL).tolist():
+        keep[at] = not refills.under_way(int(found.record[at]), int(found.pfn[at]))
+    if keep.all():
+        return found
+    if not keep.any():
+        return None
+    return Contradictions(found.record[keep], found.verdict[keep], found.pfn[keep], found.state[keep], found.nr_pages[keep])
