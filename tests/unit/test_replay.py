@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.recording_updates import plain
+from tests.unit.simulated_host import host_updates
 from tests.unit.test_recording import counters, records, rotated, start, task
 from uaptrace.errors import RecordingError
 from uaptrace.events import Kind
-from uaptrace.model.updates import Records, Symbols, Update
+from uaptrace.model.snapshot_json import encode_snapshot
+from uaptrace.model.state import KernelState
+from uaptrace.model.updates import CountersReading, Records, Symbols, Update
 from uaptrace.recording import RecordingWriter
 from uaptrace.sources import replay
 from uaptrace.sources.replay import ReplaySource
@@ -225,3 +228,28 @@ def test_what_does_not_begin_with_a_start_is_refused(tmp_path: Path) -> None:
         writer.write(Records(records(3)))
     with pytest.raises(RecordingError, match="cannot be replayed"):
         source(tmp_path / "a", Clock())
+
+
+@pytest.mark.parametrize("series", [True, False])
+def test_replay_equals_live(tmp_path: Path, series: bool) -> None:
+    live = KernelState()
+    at_the_time: list[tuple[int, Any]] = []
+    path = tmp_path / "host.rec"
+    with RecordingWriter(path, sync=False) as writer:
+        for update in host_updates(series=series, seconds=8):
+            live.update(update)
+            writer.write(update)
+            if isinstance(update, CountersReading):
+                seen = live.snapshot(update.time_ns, 1_750_000_000.0 + (update.time_ns - 5 * SECOND) / 1e9, regions=True)
+                at_the_time.append((update.time_ns, encode_snapshot(seen)))
+    assert live.snapshot(0, 0.0).exactness.exact
+    clock = Clock()
+    replayed = ReplaySource(path, clock=clock, budget_s=None, regions=True)
+    replayed._checkpoint_rows = 500
+    replayed.pause()
+    # There and back and there again: with the copies that the first way left behind.
+    for time_ns, expected in [*at_the_time, *reversed(at_the_time), *at_the_time[::3]]:
+        replayed.jump((time_ns - replayed.start_ns) / 1e9)
+        got = replayed.latest()
+        assert got is not None
+        assert encode_snapshot(got) == expected
