@@ -44,7 +44,7 @@ def by_level(name: str, level: str) -> str:
     return total(metric(name, level=level))
 
 
-def splits_by_level() -> Panel:
+def splits_by_level(height: int = 8) -> Panel:
     """Splits per minute; used by two dashboards."""
     return timeseries(
         "Splits per minute by size",
@@ -57,6 +57,7 @@ def splits_by_level() -> Panel:
         ),
         unit="cpm",
         width=10,
+        height=height,
         overrides=(named_color("2M split", ORANGE), named_color("1G split", RED)),
     )
 
@@ -113,7 +114,6 @@ def fragmented() -> Row:
                 "if it only grows, something takes pages and never gives them back.",
                 Query(total(metric("direct_map_absent_bytes"))),
                 unit="bytes",
-                sparkline=True,
                 width=5,
             ),
             stat(
@@ -123,7 +123,6 @@ def fragmented() -> Row:
                 "or until the kernel can collapse mappings. Compare hosts with and without the unmapped cache by this figure.",
                 Query(f"2 * 1024 * 1024 * {total(metric('direct_map_stranded_regions'))}"),
                 unit="bytes",
-                sparkline=True,
                 width=5,
             ),
         ],
@@ -154,7 +153,7 @@ def worse() -> Row:
                 "Large mappings that were split in the time that this dashboard shows, by what was split.",
                 Query(count_of(metric("direct_map_splits_total", level="2m")), "2M", instant=True),
                 Query(count_of(metric("direct_map_splits_total", level="1g")), "1G", instant=True),
-                unit="short",
+                unit="locale",
                 width=5,
                 decimals=0,
                 steps=thresholds(GREEN, (1, TEXT), (1000, ORANGE), (10000, RED)),
@@ -230,7 +229,6 @@ def cache() -> Row:
     """Does the unmapped cache help?"""
     hits = metric("unmapped_cache_hits_total")
     requests = metric("unmapped_cache_requests_total")
-    served = metric("operation_duration_seconds_count", operation="cache_hit|cache_refill")
     split_for_it = metric("direct_map_splits_total", cause="unmapped_alloc")
     refills = metric("unmapped_cache_refills_total")
     return Row(
@@ -275,15 +273,12 @@ def cache() -> Row:
                 overrides=(named_color("hits", GREEN), named_color("refills", ORANGE), named_color("failures", RED)),
             ),
             stat(
-                "Pages for each split",
-                "Pages handed out in the time shown for each large mapping that was split on behalf of the cache. Without the cache it is"
-                " at best 1 where memory is scattered; "
-                "512 and more means that each split region is used fully, and again.",
-                Query(
-                    f"{total(in_range(served))} / ({total(in_range(split_for_it))} > 0)",
-                    instant=True,
-                ),
-                unit="short",
+                "Requests for each split",
+                "Requests that the cache served in the time shown for each large mapping that was split on its behalf. Where every "
+                "request unmaps a page of "
+                "its own in scattered memory this is close to 1; 512 and more means that each split mapping is used fully, and again.",
+                Query(f"{total(in_range(requests))} / ({total(in_range(split_for_it))} > 0)", instant=True),
+                unit="locale",
                 decimals=0,
                 no_value="no splits",
                 width=4,

@@ -88,14 +88,15 @@ def overview() -> Row:
                 steps=ZERO_IS_GOOD,
                 width=3,
             ),
-            bars(
-                "Hosts by share in large mappings",
-                "How the fleet is spread. The top bars should be empty; a fleet that moves upwards week by week has a cause that is "
-                "everywhere.",
-                *(Query(_hosts_between(least, below), name, instant=True) for name, least, below in BANDS),
-                unit="locale",
-                width=6,
-                overrides=tuple(named_color(name, color) for (name, _, _), color in zip(BANDS, (RED, ORANGE, YELLOW, GREEN), strict=True)),
+            stat(
+                "In large mappings",
+                "Share of all hosts' memory together that is in 2M and 1G mappings.",
+                Query(f"{total(LARGE)} / ({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"),
+                unit="percentunit",
+                decimals=1,
+                steps=LARGE_SHARE_STEPS,
+                sparkline=True,
+                width=12,
             ),
             timeseries(
                 "Splits per minute by cause, all hosts",
@@ -106,15 +107,14 @@ def overview() -> Row:
                 stacked=True,
                 width=12,
             ),
-            stat(
-                "In large mappings",
-                "Share of all hosts' memory together that is in 2M and 1G mappings.",
-                Query(f"{total(LARGE)} / ({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"),
-                unit="percentunit",
-                decimals=1,
-                steps=LARGE_SHARE_STEPS,
-                sparkline=True,
-                width=6,
+            bars(
+                "Hosts by share in large mappings",
+                "How the fleet is spread. The top bars should be empty; a fleet that moves upwards week by week has a cause that is "
+                "everywhere.",
+                *(Query(_hosts_between(least, below), name, instant=True) for name, least, below in BANDS),
+                unit="locale",
+                width=12,
+                overrides=tuple(named_color(name, color) for (name, _, _), color in zip(BANDS, (RED, ORANGE, YELLOW, GREEN), strict=True)),
             ),
         ],
     )
@@ -147,7 +147,7 @@ def hosts() -> Row:
                     Column("instance", "Host", links=(HOST_LINK,)),
                     Column("Value #A", "In large mappings", unit="percentunit", decimals=1, steps=LARGE_SHARE_STEPS, gauge=True, width=260),
                     Column(
-                        "Value #D", "Splits / hour", unit="short", decimals=0, width=130, steps=thresholds(TEXT, (60, ORANGE), (600, RED))
+                        "Value #D", "Splits / hour", unit="locale", decimals=0, width=130, steps=thresholds(TEXT, (60, ORANGE), (600, RED))
                     ),
                     Column("Value #B", "Stranded in 4K", unit="bytes", width=140),
                     Column("Value #C", "Absent", unit="bytes", width=120),
@@ -173,6 +173,7 @@ def hosts() -> Row:
                 Query(f"bottomk(10, {SHARE})", "{{instance}}"),
                 unit="percentunit",
                 maximum=1,
+                fill=0,
                 height=9,
             ),
             timeseries(
@@ -180,6 +181,7 @@ def hosts() -> Row:
                 "Hosts where it is getting worse now.",
                 Query(f"topk(10, 60 * {total(rate(metric('direct_map_splits_total')), 'instance')})", "{{instance}}"),
                 unit="cpm",
+                fill=0,
                 height=9,
             ),
         ],

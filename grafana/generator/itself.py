@@ -116,7 +116,7 @@ def exact() -> Row:
                 "Lost, per second",
                 "Where something got lost: no room in the ring buffer (by kind of record), records that made no sense, programs that the "
                 "kernel did not run, calls that could not be followed. "
-                "Give uaptrace a larger ring (`--ring-size`) or a higher priority.",
+                "Give uaptrace a larger ring buffer or a higher priority.",
                 Query(f"{total(rate(metric('events_lost_total')), 'kind')} > 0", "ring full: {{kind}}"),
                 Query(total(rate(metric("decode_errors_total"))), "made no sense"),
                 Query(total(rate(metric("missed_runs_total"))), "not run by the kernel"),
@@ -145,6 +145,7 @@ def hooks() -> Row:
                     Column("Value", "Attached", width=140, mappings=(YES_NO,), steps=thresholds(RED, (1, GREEN))),
                 ],
                 width=8,
+                height=9,
                 sort=("Attached", False),
             ),
             bars(
@@ -153,8 +154,8 @@ def hooks() -> Row:
                 Query(f"sort_desc({total(metric('hooks'), 'mechanism')})", "{{mechanism}}", instant=True),
                 unit="short",
                 decimals=0,
-                width=8,
-                height=10,
+                width=6,
+                height=9,
             ),
             table(
                 "Hosts",
@@ -166,13 +167,13 @@ def hooks() -> Row:
                 columns=[
                     Column("instance", "Host"),
                     Column("kernel_release", "Kernel"),
-                    Column("paging_levels", "Paging levels", width=110),
                     Column("version", "uaptrace", width=100),
                     # KFENCE's own changes cannot be seen, so “on” is a limit of what can be exact.
                     Column("Value #C", "KFENCE", width=90, mappings=(value_names({0: ("off", GREEN), 1: ("on", ORANGE)}),)),
                 ],
-                hidden=("Value #A", "Value #B", "hostname"),
-                width=8,
+                hidden=("Value #A", "Value #B", "hostname", "paging_levels"),
+                width=10,
+                height=9,
             ),
         ],
     )

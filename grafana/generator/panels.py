@@ -181,6 +181,7 @@ def timeseries(
     no_value: str | None = None,
     legend_table: bool = False,
     log: bool = False,
+    fill: int = 10,
     overrides: Sequence[Json] = (),
 ) -> Panel:
     """Lines over time, or areas on top of each other."""
@@ -190,7 +191,7 @@ def timeseries(
         "drawStyle": "line",
         "lineInterpolation": "stepAfter" if stepped else "linear",
         "lineWidth": 1,
-        "fillOpacity": 50 if stacked else 10,
+        "fillOpacity": 50 if stacked else 0 if log else fill,
         "gradientMode": "none",
         "showPoints": "never",
         "spanNulls": False,
@@ -235,6 +236,7 @@ def bars(
         "minVizWidth": 8,
         "minVizHeight": 16,
         "maxVizHeight": 300,
+        "text": {"titleSize": 13, "valueSize": 15},
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
     }
@@ -300,10 +302,19 @@ def table(
     height: int = 10,
     unit: str = "short",
     sort: tuple[str, bool] | None = None,
+    numeric: str | None = None,
     no_value: str = "–",
 ) -> Panel:
-    """Rows joined by the label ``by``, columns in the order given; ``sort``: heading and whether descending."""
+    """Rows joined by the label ``by``, columns in the order given; ``sort``: heading and whether descending;
+    ``numeric``: a label whose values are numbers, by which rows are listed that are equal otherwise.
+    """
     joined: list[Json] = [{"id": "joinByField", "options": {"byField": by, "mode": "outer"}}] if len(queries) > 1 else []
+    if numeric:
+        conversion = {"targetField": numeric, "destinationType": "number"}
+        joined += [
+            {"id": "convertFieldType", "options": {"conversions": [conversion], "fields": {}}},
+            {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": numeric, "desc": False}]}},
+        ]
     # After a join, fields of the same name get the number of their frame: every one of them is a time, and not shown.
     times = ["Time", *(f"Time {i + 1}" for i in range(len(queries)))]
     organize = {

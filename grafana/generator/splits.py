@@ -77,7 +77,7 @@ def causes() -> Row:
                 width=14,
                 height=11,
             ),
-            splits_by_level(),
+            splits_by_level(height=11),
         ],
     )
 
@@ -126,6 +126,9 @@ def calls() -> Row:
 
 def accounted() -> Row:
     """Is every split accounted for?"""
+    vmstat = metric("direct_map_vmstat_splits_total")
+    # The kernel's count has a history when uaptrace sees it for the first time after a reboot: that is no burst.
+    since_boot = f"{rate(vmstat)} unless resets({vmstat}[$__rate_interval]) > 0"
     return Row(
         "Is every split accounted for?",
         [
@@ -134,7 +137,7 @@ def accounted() -> Row:
                 "Splits by /proc/vmstat, and those that hooks saw and explained. The lines lie on each other; where the kernel's is "
                 "higher, a hook missed some: "
                 "see “Not explained” and the hooks in *uaptrace itself*.",
-                Query(f"60 * {total(rate(metric('direct_map_vmstat_splits_total')))}", "counted by the kernel"),
+                Query(f"60 * {total(since_boot)}", "counted by the kernel"),
                 Query(f"60 * {total(rate(SPLITS))}", "explained"),
                 unit="cpm",
                 overrides=(named_color("counted by the kernel", BLUE), named_color("explained", GREEN)),

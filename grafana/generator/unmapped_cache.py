@@ -34,13 +34,13 @@ UID = "uaptrace-unmapped-cache"
 
 
 def by_order(expr: str) -> str:
-    """Sum by order, with a label ``size`` in two digits, so that orders are listed in the order of their size."""
-    return f'label_replace({total(expr, "order")}, "size", "0$1", "order", "([0-9])")'
+    """Sum by order, with a label in two digits that sorts before ``order``: Prometheus lists series by their labels."""
+    return f'label_replace({total(expr, "order")}, "nr", "0$1", "order", "([0-9])")'
 
 
 def ordered(expr: str) -> str:
     """``by_order`` for two digits as well."""
-    return f'label_replace({by_order(expr)}, "size", "$1", "order", "([0-9][0-9])")'
+    return f'label_replace({by_order(expr)}, "nr", "$1", "order", "([0-9][0-9])")'
 
 
 def helps() -> Row:
@@ -57,7 +57,7 @@ def helps() -> Row:
                 "Whether this kernel has the unmapped cache at all. On one without it the rest of this page is empty, and that is right.",
                 Query(f"max({metric('unmapped_cache_present')})"),
                 unit="none",
-                mappings=(value_names({0: ("no cache", TEXT), 1: ("has the cache", GREEN)}),),
+                mappings=(value_names({0: ("without", TEXT), 1: ("with cache", GREEN)}),),
                 width=4,
             ),
             stat(
@@ -143,7 +143,7 @@ def content() -> Row:
                 "Free blocks by order now",
                 "Blocks of 2^order pages that are free in the cache: order 0 is one page, order 9 a whole 2M mapping. Many small and no "
                 "large ones: the cache is fragmented itself.",
-                Query(ordered(free), "order {{order}}", instant=True),
+                Query(ordered(free), "order {{order}}"),
                 unit="short",
                 decimals=0,
                 height=10,
@@ -287,8 +287,9 @@ def correct() -> Row:
                     Column("Value #B", "Checked", unit="locale", width=180),
                     Column("Value #A", "Broken", unit="locale", width=120, steps=ZERO_IS_GOOD),
                 ],
-                height=12,
+                height=13,
                 sort=("Broken", True),
+                numeric="invariant",
             ),
         ],
     )

@@ -50,7 +50,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _run(command: Sequence[str], directory: Path) -> str:
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[:3])} failed in {directory}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise RuntimeError(f"{' '.join(command[:3])} failed in {directory}:\n{(done.stdout + done.stderr)[:4000]}")
     return done.stdout
 
 

@@ -71,7 +71,9 @@ def running(directory: Path, scrape: Mapping[str, str] | None = None, scrape_int
         "scrape_configs": [
             {
                 "job_name": "uaptrace",
-                "static_configs": [{"targets": [address], "labels": {"instance": instance}} for instance, address in (scrape or {}).items()],
+                "static_configs": [
+                    {"targets": [address], "labels": {"instance": instance}} for instance, address in (scrape or {}).items()
+                ],
             }
         ],
     }

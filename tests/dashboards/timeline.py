@@ -318,7 +318,10 @@ class Host:
                 other_mappings=figures.calls["cpa"] // 50,
             ),
             cache=self._cache() if cached else None,
-            operations={name: OperationView(number, figures.failed_calls * (name == "set_invalid")) for name, number in figures.calls.items()},
+            operations={
+                **{name: OperationView(number, figures.failed_calls * (name == "set_invalid")) for name, number in figures.calls.items()},
+                "cache_alloc": OperationView(figures.requests, figures.failures),
+            },
             latency={
                 name: Histogram(tuple(buckets), figures.latency_sum[name])
                 for name, buckets in figures.latency.items()
@@ -332,7 +335,9 @@ class Host:
             )
             if cached
             else (),
-            hooks=tuple(HookStatus(name, symbol, mechanism, "" if mechanism else "not in this kernel") for name, symbol, mechanism in HOOKS),
+            hooks=tuple(
+                HookStatus(name, symbol, mechanism, "" if mechanism else "not in this kernel") for name, symbol, mechanism in HOOKS
+            ),
             reconcile_error_bytes=0 if exact else figures.lost * 4096,
             reconcile_error_blocks=0 if cached else None,
         )

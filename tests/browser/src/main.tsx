@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads ?dashboard=URL (JSON), shows it from &from= to &to=, and leaves a report in window.report().
+import '@fontsource/inter/400.css';
+import '@fontsource/inter/500.css';
 import 'uplot/dist/uPlot.min.css';
 import 'react-grid-layout/css/styles.css';
 import 'react-resizable/css/styles.css';
@@ -19,14 +21,7 @@ const Page = ({ dashboard, scene }: any) => (
     <GlobalStyles />
     <MemoryRouter>
       <div id="dashboard" style={{ padding: 16, background: theme.colors.background.canvas, display: 'flex', flexDirection: 'column' }}>
-        <div style={{ display: 'flex', alignItems: 'baseline', gap: 24 }}>
-          <h3>{dashboard.title}</h3>
-          {(dashboard.links ?? []).map((link: any) => (
-            <span key={link.title} style={{ color: theme.colors.text.link }}>
-              {link.title}
-            </span>
-          ))}
-        </div>
+        <h3>{dashboard.title}</h3>
         <scene.Component model={scene} />
       </div>
       <PortalContainer />
@@ -35,6 +30,8 @@ const Page = ({ dashboard, scene }: any) => (
 );
 
 async function main() {
+  // Graphs measure their labels in the font when they are drawn for the first time.
+  await Promise.all([document.fonts.load('400 12px Inter'), document.fonts.load('500 12px Inter')]);
   installHost();
   setPluginImportUtils({
     importPanelPlugin: async (id: string) => panelPlugin(id),

@@ -139,7 +139,7 @@ function TablePanel({ data, width, height, options, fieldConfig, timeRange }: an
       height={height}
       cellHeight={options.cellHeight ?? 'sm'}
       noHeader={options.showHeader === false}
-      initialSortBy={options.sortBy}
+      sortBy={options.sortBy}
       fieldConfig={fieldConfig}
       timeRange={timeRange}
       resizable

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dashboard JSON -> scene. Grafana's own loader is in its application; this one knows what the dashboards here use and refuses the rest.
 import {
-  ConstantVariable, CustomVariable, DataSourceVariable, EmbeddedScene, QueryVariable, SceneControlsSpacer, SceneDataLayerControls,
-  SceneDataLayerSet, SceneDataTransformer, SceneGridItem, SceneGridLayout, SceneGridRow, SceneQueryRunner, SceneRefreshPicker,
+  ConstantVariable, CustomVariable, DataSourceVariable, EmbeddedScene, QueryVariable, SceneControlsSpacer, SceneDataLayerSet,
+  SceneDataTransformer, SceneGridItem, SceneGridLayout, SceneGridRow, SceneQueryRunner, SceneRefreshPicker,
   SceneTimePicker, SceneTimeRange, SceneVariableSet, VariableValueSelectors, VizPanel, dataLayers,
 } from '@grafana/scenes';
 
@@ -80,7 +80,6 @@ export function toScene(dashboard: any, time: { from: string; to: string }) {
     $data: layers.length ? new SceneDataLayerSet({ layers }) : undefined,
     controls: [
       new VariableValueSelectors({}),
-      ...(layers.length ? [new SceneDataLayerControls()] : []),
       new SceneControlsSpacer(),
       new SceneTimePicker({}),
       new SceneRefreshPicker({ refresh: '', intervals: ['15s', '1m'] }),
