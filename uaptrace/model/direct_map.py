@@ -509,10 +509,11 @@ class DirectMap:
         return int(mapped[-1]) + 1 if len(mapped) else 0
 
     def rows_of(self, regions: Ints) -> Bytes:
-        """uint8 (n, 512): the pages of regions that are mapped by 4K entries."""
-        slots = self.rows.slot[regions]
-        rows = self.rows.pages[slots]
-        rows[slots == 0] = PAGE_PRESENT
+        """uint8 (n, 512): the pages of regions that are mapped by 4K entries (meaningless for others)."""
+        rows = np.full((len(regions), PAGES_PER_2M), PAGE_PRESENT, np.uint8)
+        slots = self.rows.slot[np.minimum(regions, len(self.rows.slot) - 1)] if len(self.rows.slot) else np.zeros(len(regions), np.int32)
+        has_row = (regions < len(self.rows.slot)) & (slots != 0)
+        rows[has_row] = self.rows.pages[slots[has_row]]
         return rows
 
     def absent_rows(self) -> tuple[Ints, NDArray[np.bool_]]:
@@ -569,8 +570,8 @@ def _expand(counts: Ints) -> tuple[Ints, Ints]:
 
 def _is_range(columns: Columns, index: Ints) -> NDArray[np.bool_]:
     """Which records are set_direct_map calls of several pages."""
-    several: NDArray[np.bool_] = columns.of("nr_pages", index) > 1
-    return several & (columns.kind[index] == Kind.SET_DIRECT_MAP)
+    ranges: NDArray[np.bool_] = (columns.kind[index] == Kind.SET_DIRECT_MAP) & (columns.of("nr_pages", index) > 1)
+    return ranges
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[slice, bool]]:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model's direct map against an independent reading of it, page by page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uaptrace.events import LEVEL_MASK
+from uaptrace.units import PAGES_PER_2M, Level
+
+from .columns import Bytes, Ints
+from .direct_map import DirectMap
+from .updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, MapReading
+
+MAX_FIRST: Final = 64
+_REGIONS_AT_ONCE: Final = 4096
+_HOLE: Final = int(Level.NONE)
+_ABSENT: Final = LARGE_ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class PageDifference:
+    """A page of which the two say different things: ``2m present``, ``4k absent``, ``hole``."""
+
+    pfn: int
+    ours: str
+    theirs: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``first``: the first pages that differ, at most MAX_FIRST. A page that is a hole in both is not compared."""
+
+    compared_pages: int
+    differing_pages: int
+    first: tuple[PageDifference, ...]
+
+
+def compare(direct_map: DirectMap, reading: MapReading) -> Comparison:
+    """Compare every page: the size of its mapping, and whether it is present.
+
+    A complete reading is compared with all that the model holds, any other one with the regions that it covers.
+    """
+    n = len(reading.levels)
+    first = 0 if reading.complete else reading.first_region
+    end = max(direct_map.nr_regions(), reading.first_region + n) if reading.complete else reading.first_region + n
+    compared = differing = 0
+    shown: list[PageDifference] = []
+    for at in range(first, end, _REGIONS_AT_ONCE):
+        regions = np.arange(at, min(at + _REGIONS_AT_ONCE, end))
+        ours_level, theirs_level = _levels_of_model(direct_map, regions), _levels_of_reading(reading, regions)
+        # Regions that both have as one large entry, or not at all, need no page by page.
+        simple = (ours_level == theirs_level) & ((ours_level & LEVEL_MASK) != Level.K4)
+        compared += int(np.count_nonzero(simple & (ours_level != _HOLE))) * PAGES_PER_2M
+        rest = regions[~simple]
+        if not len(rest):
+            continue
+        ours = _pages(ours_level[~simple], direct_map.rows_of(rest))
+        theirs = _pages(theirs_level[~simple], _rows_of_reading(reading, rest))
+        both_holes = (ours == _HOLE) & (theirs == _HOLE)
+        compared += int(both_holes.size - np.count_nonzero(both_holes))
+        differs = ours != theirs
+        differing += int(np.count_nonzero(differs))
+        if len(shown) < MAX_FIRST:
+            for row, page in np.argwhere(differs)[: MAX_FIRST - len(shown)].tolist():
+                pfn = int(rest[row]) * PAGES_PER_2M + page
+                shown.append(PageDifference(pfn, describe(int(ours[row, page])), describe(int(theirs[row, page]))))
+    return Comparison(compared, differing, tuple(shown))
+
+
+def describe(code: int) -> str:
+    """What a page is: Level, with LARGE_ABSENT where it is not present."""
+    level = Level(code & LEVEL_MASK)
+    if level == Level.NONE:
+        return "hole"
+    return f"{level.label} {'absent' if code & _ABSENT else 'present'}"
+
+
+def _levels_of_model(direct_map: DirectMap, regions: Ints) -> Bytes:
+    levels = np.zeros(len(regions), np.uint8)
+    held = direct_map.levels[regions[0] : regions[-1] + 1]
+    levels[: len(held)] = held
+    return levels
+
+
+def _levels_of_reading(reading: MapReading, regions: Ints) -> Bytes:
+    levels = np.zeros(len(regions), np.uint8)
+    inside = (regions >= reading.first_region) & (regions < reading.first_region + len(reading.levels))
+    levels[inside] = reading.levels[regions[inside] - reading.first_region]
+    return levels
+
+
+def _rows_of_reading(reading: MapReading, regions: Ints) -> Bytes:
+    rows = np.zeros((len(regions), PAGES_PER_2M), np.uint8)
+    at = np.searchsorted(reading.split_regions, regions)
+    found = at < len(reading.split_regions)
+    found[found] = reading.split_regions[at[found]] == regions[found]
+    rows[found] = reading.pages[at[found]]
+    return rows
+
+
+def _pages(levels: Bytes, rows: Bytes) -> NDArray[np.uint8]:
+    """uint8 (n, 512): what each page is, the level's code or that of its row."""
+    pages = np.repeat(levels[:, None], PAGES_PER_2M, axis=1)
+    split = (levels & LEVEL_MASK) == Level.K4
+    if split.any():
+        states = rows[split]
+        pages[split] = np.where(states == PAGE_HOLE, _HOLE, np.where(states == PAGE_ABSENT, int(Level.K4) | _ABSENT, int(Level.K4)))
+    return pages
