@@ -301,3 +301,51 @@ def test_loss_of_kinds_that_were_not_counted_is_shown_as_unknown() -> None:
     found = series(replace(small_snapshot(), loss=Loss(events_lost=7, lost_by_kind={"free": 3})))
     assert value(found, "uaptrace_events_lost_total", kind="free") == 3
     assert value(found, "uaptrace_events_lost_total", kind="unknown") == 4
+
+
+@pytest.mark.parametrize(
+    ("hook", "gone", "stays"),
+    [
+        (
+            "FLUSH_ALL",
+            ["uaptrace_direct_map_splits_total", "uaptrace_other_mapping_splits_total"],
+            "uaptrace_direct_map_unexplained_splits_total",
+        ),
+        (
+            "CACHE_FREE",
+            ["uaptrace_unmapped_cache_frees_total", "uaptrace_unmapped_cache_free_blocks"],
+            "uaptrace_unmapped_cache_hits_total",
+        ),
+        (
+            "CACHE_ALLOC",
+            ["uaptrace_unmapped_cache_requests_total", "uaptrace_unmapped_cache_hits_total"],
+            "uaptrace_unmapped_cache_frees_total",
+        ),
+        ("CACHE_RELEASE", ["uaptrace_unmapped_cache_releases_total"], "uaptrace_unmapped_cache_refills_total"),
+        ("SHRINK_SCAN", ["uaptrace_shrinker_runs_total", "uaptrace_shrinker_released_pages_total"], "uaptrace_shrinker_count_calls_total"),
+        ("SHRINK_COUNT", ["uaptrace_shrinker_count_calls_total"], "uaptrace_shrinker_runs_total"),
+    ],
+)
+def test_what_no_hook_watches_is_absent_rather_than_zero(hook: str, gone: list[str], stays: str) -> None:
+    snapshot = largest_snapshot()
+    found = names(series(replace(snapshot, hooks=(*snapshot.hooks, HookStatus(hook, None, None, "not in this kernel")))))
+    assert not found & set(gone)
+    assert stays in found
+    assert found | set(gone) <= names(series(snapshot))
+
+
+def test_operations_that_no_hook_watches_are_absent() -> None:
+    snapshot = largest_snapshot()
+    found = series(replace(snapshot, hooks=(HookStatus("SET_INVALID", None, None, "gone"), HookStatus("CPA", "f", "fentry"))))
+    for name in ("uaptrace_direct_map_operations_total", "uaptrace_direct_map_operation_failures_total"):
+        assert {dict(labels)["operation"] for series_name, labels in found if series_name == name} == {"set_default", "cpa"}
+    timed = {dict(labels)["operation"] for name, labels in found if name == "uaptrace_operation_duration_seconds_sum"}
+    assert timed == {"set_default", "cpa", "cache_hit", "cache_refill", "cache_free", "shrink"}
+
+
+def test_the_names_of_hooks_are_those_of_the_loader() -> None:
+    from uaptrace.exporter.metrics import _WATCHERS
+    from uaptrace.loader.hooks import HOOKS
+
+    assert {name for names in _WATCHERS.values() for name in names} <= {hook.name.lower() for hook in HOOKS}
+    assert len(HOOKS) <= LARGEST_NR_HOOKS

@@ -6,7 +6,8 @@ docs/metrics.md lists every one of them, and tests/unit/test_exporter_docs.py co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
@@ -38,6 +39,24 @@ TIMED_CACHE_OPERATIONS: Final = ("cache_hit", "cache_refill", "cache_free", "shr
 MECHANISMS: Final = ("fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "none")
 LOST_KINDS: Final = (*(kind.name.lower() for kind in Kind if kind is not Kind.NONE), "unknown")
 
+_WATCHERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "splits": ("cpa", "flush_all"),
+        "set_invalid": ("set_invalid",),
+        "set_default": ("set_default",),
+        "cpa": ("cpa",),
+        "cache": ("cache_alloc", "cache_free", "cache_release"),
+        "cache_alloc": ("cache_alloc",),
+        "cache_hit": ("cache_alloc",),
+        "cache_refill": ("cache_alloc",),
+        "cache_free": ("cache_free",),
+        "cache_release": ("cache_release",),
+        "shrink": ("shrink_scan",),
+        "shrink_count": ("shrink_count",),
+    }
+)
+"""The hooks (uaptrace/loader/hooks.py, in lower case) without which a figure is not known, though its counter would say zero."""
+
 _BOUNDS: Final = tuple((exponent, repr(2**exponent / 1e9)) for exponent in range(FIRST_BUCKET, LAST_BUCKET + 1))
 
 
@@ -55,14 +74,15 @@ def readiness(snapshot: Snapshot | None) -> str | None:
 def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     """All metric families that show the traced host. Families whose figures are not known do not appear."""
     yield from _direct_map(snapshot.direct_map)
-    yield from _splits(snapshot.splits)
-    yield from _operations(snapshot)
-    yield _latency(snapshot)
+    blind = blind_spots(snapshot.hooks)
+    yield from _splits(snapshot.splits, blind)
+    yield from _operations(snapshot, blind)
+    yield _latency(snapshot, blind)
     yield _gauge("unmapped_cache_present", "1 where this kernel has the unmapped cache.", snapshot.host.has_series)
     if snapshot.cache is not None:
-        yield from _cache(snapshot, snapshot.cache)
+        yield from _cache(snapshot, snapshot.cache, blind)
     if snapshot.shrinker is not None:
-        yield from _shrinker(snapshot.shrinker)
+        yield from _shrinker(snapshot.shrinker, blind)
     if snapshot.audit:
         yield from _audit(snapshot.audit)
     yield from _trust(snapshot)
@@ -70,6 +90,12 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _host(snapshot.host)
     yield _gauge("tracing_start_timestamp_seconds", "Time at which tracing began.", _wall_time_s(snapshot, snapshot.start_time_ns))
     yield _gauge("snapshot_timestamp_seconds", "Time of the state that is shown.", snapshot.wall_time_s)
+
+
+def blind_spots(hooks: Sequence[HookStatus]) -> frozenset[str]:
+    """The keys of _WATCHERS whose figures are not known because a hook that they need is not attached."""
+    missing = {hook.name.lower() for hook in hooks if hook.mechanism is None} - {hook.name.lower() for hook in hooks if hook.mechanism}
+    return frozenset(subject for subject, names in _WATCHERS.items() if missing.intersection(names))
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
@@ -130,13 +156,14 @@ def _direct_map(view: DirectMapView) -> Iterator[Metric]:
     )
 
 
-def _splits(view: SplitsView) -> Iterator[Metric]:
+def _splits(view: SplitsView, blind: Set[str]) -> Iterator[Metric]:
     by_cause = CounterMetricFamily(
         "uaptrace_direct_map_splits", "Large mappings that were split, by size and cause.", labels=["level", "cause"]
     )
-    for level in SPLIT_LEVELS:
-        for cause in Cause:
-            by_cause.add_metric([level.label, cause.value], float(view.by_cause.get((level, cause), 0)))
+    if "splits" not in blind:
+        for level in SPLIT_LEVELS:
+            for cause in Cause:
+                by_cause.add_metric([level.label, cause.value], float(view.by_cause.get((level, cause), 0)))
     yield by_cause
     yield _counters(
         "direct_map_unexplained_splits",
@@ -157,11 +184,14 @@ def _splits(view: SplitsView) -> Iterator[Metric]:
             "level",
             _known_by_level(view.kernel_total, SPLIT_LEVELS),
         )
-    yield _counter("other_mapping_splits", "Splits outside the direct map and the kernel image.", view.other_mappings)
+    other = CounterMetricFamily("uaptrace_other_mapping_splits", "Splits outside the direct map and the kernel image.")
+    if "splits" not in blind:
+        other.add_metric([], float(view.other_mappings))
+    yield other
 
 
-def _operations(snapshot: Snapshot) -> Iterator[Metric]:
-    known = [(name, snapshot.operations[name]) for name in DIRECT_MAP_OPERATIONS if name in snapshot.operations]
+def _operations(snapshot: Snapshot, blind: Set[str]) -> Iterator[Metric]:
+    known = [(name, snapshot.operations[name]) for name in DIRECT_MAP_OPERATIONS if name in snapshot.operations and name not in blind]
     yield _counters(
         "direct_map_operations",
         "Calls that change the direct map.",
@@ -176,12 +206,12 @@ def _operations(snapshot: Snapshot) -> Iterator[Metric]:
     )
 
 
-def _latency(snapshot: Snapshot) -> Metric:
+def _latency(snapshot: Snapshot, blind: Set[str]) -> Metric:
     names = TIMED_DIRECT_MAP_OPERATIONS + (TIMED_CACHE_OPERATIONS if snapshot.cache is not None else ())
     family = HistogramMetricFamily("uaptrace_operation_duration_seconds", "Duration of calls.", labels=["operation"])
     for name in names:
         histogram = snapshot.latency.get(name)
-        if histogram is not None:
+        if histogram is not None and name not in blind:
             family.add_metric([name], buckets(histogram), histogram.sum_ns / 1e9)
     return family
 
@@ -198,30 +228,38 @@ def buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return cumulative
 
 
-def _cache(snapshot: Snapshot, view: UnmappedCacheView) -> Iterator[Metric]:
-    yield _gauges("unmapped_cache_free_blocks", "Free blocks in the unmapped cache.", "order", _by_order(view.free))
-    yield _gauge("unmapped_cache_cached_pages", "Pages that are free in the unmapped cache.", view.free_pages)
-    yield _gauge("unmapped_cache_handed_out_pages", "Pages that are allocated from the unmapped cache.", view.handed_out_pages)
-    requests = snapshot.operations.get("cache_alloc")
-    if requests is not None:
-        yield _counter("unmapped_cache_requests", "Calls of unmapped_pages_alloc().", requests.calls)
-        yield _counter("unmapped_cache_request_failures", "Requests that got nothing.", requests.failed)
-    yield _counter("unmapped_cache_hits", "Requests that were served without a refill.", view.hits)
-    yield _counters("unmapped_cache_allocations", "Blocks handed out.", "order", _by_order(view.allocated))
-    yield _counters("unmapped_cache_frees", "Blocks given back to the unmapped cache.", "order", _by_order(view.freed))
-    yield _counters("unmapped_cache_refills", "Chunks taken from the page allocator since boot.", "order", _by_order(view.cached))
-    yield _counter("unmapped_cache_refill_fallbacks", "Refills that got less than the order that was tried first.", view.refill_fallbacks)
-    undone = snapshot.counters.get("cache_refill_undone")
-    if undone is not None:
-        yield _counter("unmapped_cache_refills_undone", "Refills that were given back at once because unmapping failed.", undone)
-    yield _counters("unmapped_cache_releases", "Blocks given back to the page allocator since boot.", "order", _by_order(view.released))
+def _cache(snapshot: Snapshot, view: UnmappedCacheView, blind: Set[str]) -> Iterator[Metric]:
+    if "cache" not in blind:
+        yield _gauges("unmapped_cache_free_blocks", "Free blocks in the unmapped cache.", "order", _by_order(view.free))
+        yield _gauge("unmapped_cache_cached_pages", "Pages that are free in the unmapped cache.", view.free_pages)
+        yield _gauge("unmapped_cache_handed_out_pages", "Pages that are allocated from the unmapped cache.", view.handed_out_pages)
+    if "cache_alloc" not in blind:
+        requests = snapshot.operations.get("cache_alloc")
+        if requests is not None:
+            yield _counter("unmapped_cache_requests", "Calls of unmapped_pages_alloc().", requests.calls)
+            yield _counter("unmapped_cache_request_failures", "Requests that got nothing.", requests.failed)
+        yield _counter("unmapped_cache_hits", "Requests that were served without a refill.", view.hits)
+        yield _counters("unmapped_cache_allocations", "Blocks handed out.", "order", _by_order(view.allocated))
+        yield _counters("unmapped_cache_refills", "Chunks taken from the page allocator since boot.", "order", _by_order(view.cached))
+        yield _counter(
+            "unmapped_cache_refill_fallbacks", "Refills that got less than the order that was tried first.", view.refill_fallbacks
+        )
+        undone = snapshot.counters.get("cache_refill_undone")
+        if undone is not None:
+            yield _counter("unmapped_cache_refills_undone", "Refills that were given back at once because unmapping failed.", undone)
+    if "cache_free" not in blind:
+        yield _counters("unmapped_cache_frees", "Blocks given back to the unmapped cache.", "order", _by_order(view.freed))
+    if "cache_release" not in blind:
+        yield _counters("unmapped_cache_releases", "Blocks given back to the page allocator since boot.", "order", _by_order(view.released))
 
 
-def _shrinker(view: ShrinkerView) -> Iterator[Metric]:
-    yield _counter("shrinker_runs", "Times reclaim asked the unmapped cache to give pages back.", view.runs)
-    yield _counter("shrinker_count_calls", "Times reclaim asked how many pages there are to give back.", view.counts)
-    yield _counter("shrinker_asked_pages", "Pages that reclaim asked for.", view.asked_pages)
-    yield _counter("shrinker_released_pages", "Pages that were given back.", view.released_pages)
+def _shrinker(view: ShrinkerView, blind: Set[str]) -> Iterator[Metric]:
+    if "shrink" not in blind:
+        yield _counter("shrinker_runs", "Times reclaim asked the unmapped cache to give pages back.", view.runs)
+        yield _counter("shrinker_asked_pages", "Pages that reclaim asked for.", view.asked_pages)
+        yield _counter("shrinker_released_pages", "Pages that were given back.", view.released_pages)
+    if "shrink_count" not in blind:
+        yield _counter("shrinker_count_calls", "Times reclaim asked how many pages there are to give back.", view.counts)
 
 
 def _audit(rows: Sequence[InvariantRow]) -> Iterator[Metric]:
