@@ -242,7 +242,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 	if (nr > UAP_STACK_FRAMES)
 		nr = UAP_STACK_FRAMES;
 	for (i = 0; i < UAP_STACK_FRAMES; i++) {
-		u64 frame = i < nr ? s->e[i] : 0;
+		u64 frame = s->e[i] & (0 - (u64)((i - nr) >> 31));	/* no branch: one path for the verifier */
 
 		hash = (hash ^ (u32)frame) * 16777619U;
 		hash = (hash ^ (u32)(frame >> 32)) * 16777619U;

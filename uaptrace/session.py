@@ -154,7 +154,7 @@ class Session:
             if needed is None and not cache_needed:
                 break
             if needed is not None:
-                self._read_map(None if needed == "all" else list(needed))
+                self._read_map(None if isinstance(needed, str) else list(needed))
             if cache_needed:
                 self._read_cache()
             reading = self._read_counters()

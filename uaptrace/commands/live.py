@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SIZES = {"K": 10, "M": 20, "G": 30}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """``64K``, ``16M``: a power of two of at least a page, in bytes."""
 
     name = "size"
@@ -107,13 +108,15 @@ def live_session(
     sink: Callable[[LiveSource], Sink] | None = None,
     on_records: Callable[[Records], None] | None = None,
     *,
-    keep_privileges: bool = False,
+    privileges_of: Path | None = None,
 ) -> Iterator[Session]:
-    """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens."""
+    """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens.
+
+    ``privileges_of``: a folder in which files will be made: its owner is who this process becomes, instead of nobody.
+    """
     loaded = load_as_root(options)
     try:
-        if not keep_privileges:
-            drop_privileges()
+        drop_privileges(privileges_of)
         source = LiveSource(loaded)
     except BaseException:
         loaded.close()

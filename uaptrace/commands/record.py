@@ -55,6 +55,12 @@ def record(
         with contextlib.closing(writer), stopped_by_signals(session.stop):
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {output}; Ctrl-C ends it", err=True)
-            session.run(1.0, until=lambda: (writer.flush_if_due() or False) or (deadline is not None and time.monotonic() >= deadline))
+
+            def over() -> bool:
+                # Called on every round of the loop, also while nothing happens: what waits is written within a second.
+                writer.flush_if_due()
+                return deadline is not None and time.monotonic() >= deadline
+
+            session.run(1.0, until=over)
             last = session.finish()
         click.echo(f"{writer.nr_records} records in {writer.nr_bytes} bytes, {last.loss.total} lost", err=True)

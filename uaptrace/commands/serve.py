@@ -6,10 +6,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.model.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from uaptrace.exporter.web_config import ConfigWatch
 
 
 @click.command()
@@ -30,46 +35,37 @@ def serve(
     from uaptrace.exporter.web_config import ConfigWatch
 
     config = ConfigWatch(web_config, lambda text: click.echo(f"uaptrace: {text}", err=True)) if web_config else None
-    # Made before privileges are given up: the file's folder need not be writable by nobody.
-    ready = ready_file.open("w") if ready_file else None
-    if ready_file:
-        ready_file.unlink()
     if replay is not None:
         _serve_recording(replay, speed, listen, config, ready_file)
         return
-    if ready is not None:
-        ready.close()
-    with live_session(loader_options(ctx)) as session:
+    # The file is made by whoever may write to its folder, as a recording is.
+    with live_session(loader_options(ctx), privileges_of=ready_file.absolute().parent if ready_file else None) as session:
         server = serve_endpoint(session.fresh, listen, config, region_feed=lambda: session.fresh(regions=True))
-        with contextlib.closing(_Stopping(server)), stopped_by_signals(session.stop):
-            click.echo(f"serving on {server.url}", err=True)
+        with server, stopped_by_signals(session.stop):
+            _announce(server.url, ready_file)
             session.run(None)
 
 
-class _Stopping:
-    def __init__(self, server: object) -> None:
-        self._server = server
-
-    def close(self) -> None:
-        self._server.stop()  # type: ignore[attr-defined]
+def _announce(url: str, ready_file: Path | None) -> None:
+    click.echo(f"serving on {url}", err=True)
+    if ready_file:
+        ready_file.touch()
 
 
-def _serve_recording(path: Path, speed: float | None, listen: str, config: object, ready_file: Path | None) -> None:
+def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_file: Path | None) -> None:
     from uaptrace.exporter.server import serve as serve_endpoint
     from uaptrace.sources.replay import ReplaySource
 
     source = ReplaySource(path, speed, budget_s=None)
     lock = threading.Lock()
 
-    def feed(regions: bool = False) -> object:
+    def feed(regions: bool = False) -> Snapshot | None:
         with lock:
             source.want_regions(regions)
             return source.latest()
 
     stopped = threading.Event()
-    with contextlib.closing(source), serve_endpoint(feed, listen, config, region_feed=lambda: feed(True)) as server:  # type: ignore[arg-type]
-        with stopped_by_signals(stopped.set):
-            click.echo(f"serving on {server.url}", err=True)
-            if ready_file:
-                ready_file.touch()
-            stopped.wait()
+    endpoint = serve_endpoint(feed, listen, config, region_feed=lambda: feed(True))
+    with contextlib.closing(source), endpoint as server, stopped_by_signals(stopped.set):
+        _announce(server.url, ready_file)
+        stopped.wait()

@@ -116,7 +116,7 @@ def _quiet_stderr() -> Iterator[Any]:
         size = os.lseek(catcher, 0, os.SEEK_END)
         lines = os.pread(catcher, 65536, max(0, size - 65536)).decode(errors="replace").strip().splitlines()
         if os.environ.get("UAPTRACE_LOADER_LOG"):
-            return "\n".join(lines)
+            return "\n".join(lines[-12:])
         return "; ".join(line.strip() for line in lines if "error" in line.lower())[:500] or "; ".join(lines[-3:])
 
     try:

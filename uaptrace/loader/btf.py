@@ -50,6 +50,13 @@ class KernelBtf:
         """Whether fentry can find the function: it has a type."""
         return self._find(name, _KIND_FUNC) > 0
 
+    def function_id(self, name: str) -> int:
+        """BTF id of a function. Raises CannotTraceError where the kernel has none of that name."""
+        type_id = self._find(name, _KIND_FUNC)
+        if type_id <= 0:
+            raise CannotTraceError(f"this kernel has no function {name} in its BTF")
+        return type_id
+
     def struct_size(self, name: str) -> int:
         """Size of a struct in bytes. Raises CannotTraceError where the kernel has none of that name."""
         return int(self._lib.btf__resolve_size(self._btf, self._struct(name)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ class HostFacts:
 
     effective_uid: int
     lockdown: str | None
-    """none, integrity or confidentiality; None where the kernel has no lockdown file."""
+    """none, integrity or confidentiality; "on" where only the kernel's log tells; None where nothing does."""
     has_btf: bool
     bcc_found: bool
     bcc_reason: str
@@ -39,7 +38,7 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
     found, reason = _find_bcc()
     return HostFacts(
         effective_uid=os.geteuid(),
-        lockdown=parse_lockdown(_read(root / "sys/kernel/security/lockdown")),
+        lockdown=parse_lockdown(_read(root / "sys/kernel/security/lockdown")) or _lockdown_in_log(root),
         has_btf=(root / "sys/kernel/btf/vmlinux").exists(),
         bcc_found=found,
         bcc_reason=reason,
@@ -96,8 +95,21 @@ def _find_bcc() -> tuple[bool, str]:
     return True, ""
 
 
-def kernel_release() -> str:
-    return platform.release()
+def _lockdown_in_log(root: Path) -> str | None:
+    """securityfs is often not mounted; the kernel says at boot that it is locked down, but not how far."""
+    try:
+        fd = os.open(root / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        while record := os.read(fd, 8192):
+            if b"Kernel is locked down" in record:
+                return "on"
+    except OSError:
+        return None  # EAGAIN: the end of the log
+    finally:
+        os.close(fd)
+    return None
 
 
 def _read(path: Path) -> str | None:

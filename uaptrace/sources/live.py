@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uaptrace.events import Counter, Kind
 from uaptrace.loader.attach import Loaded
@@ -103,6 +104,11 @@ class LiveSource:
                 os.eventfd_read(self._wake_fd)
         return bool(ready)
 
+    def rest(self, timeout_s: float) -> None:
+        """Let records gather for a while; wake() ends it."""
+        if select.select([self._wake_fd], [], [], timeout_s)[0]:
+            os.eventfd_read(self._wake_fd)
+
     def wake(self) -> None:
         """End a wait() from another thread."""
         os.eventfd_write(self._wake_fd, 1)
@@ -176,11 +182,12 @@ class LiveSource:
         begin = time.monotonic_ns()
         rows: list[CacheRows | None] = [None]
 
-        def read() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        def read() -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
             blocks = read_free_blocks(self._memory, layout, wanted)
             rows[0] = self._rows()
             return blocks
 
+        drained = self._ring.used_bytes == 0
         pfns, orders, atomic = steady_read(self._cache_operations, read, _STEADY_TRIES)
         seen = rows[0]
         return CacheReading(
@@ -191,7 +198,7 @@ class LiveSource:
             rows_free=seen.free if seen else None,
             rows_cached=seen.cached if seen else None,
             rows_released=seen.released if seen else None,
-            atomic=atomic,
+            atomic=atomic and drained and self._ring.used_bytes == 0,
         )
 
     def read_counters(self, pageblocks: Iterable[int] = ()) -> CountersReading:
@@ -220,6 +227,12 @@ class LiveSource:
             quiet=reading.quiet and self._ring.used_bytes == 0,
             pageblock_bits=bits,
         )
+
+    def baseline(self) -> list[Update]:
+        """Readings that stand on their own: the whole map, the cache and the counters."""
+        maps = self.read_map()
+        cache = self.read_cache(region for reading in maps for region in split_regions(reading))
+        return [*maps, *([cache] if cache is not None else []), self.read_counters()]
 
     def read_ptdump(self) -> str | None:
         """The kernel's own dump of its page tables (CONFIG_PTDUMP_DEBUGFS); None where it has none."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+from pathlib import Path
 from typing import Final
 
 from uaptrace.errors import UaptraceError
@@ -16,18 +17,19 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _NOBODY: Final = 65534
 
 
-def drop_privileges() -> None:
+def drop_privileges(folder: Path | None = None) -> None:
     """Become nobody, without groups and without capabilities, for good.
 
+    With ``folder``: become its owner instead, who may still make files there (root stays root, but without capabilities).
     The process stays undumpable (the kernel's default after such a change): it holds descriptors of kernel memory,
     which other processes of the same user must not be able to take. Raises UaptraceError where something is left.
     """
     if os.geteuid() == 0:
-        try:
-            user = pwd.getpwnam("nobody")
-            uid, gid = user.pw_uid, user.pw_gid
-        except KeyError:
-            uid = gid = _NOBODY
+        if folder is not None:
+            owner = folder.stat()
+            uid, gid = owner.st_uid, owner.st_gid
+        else:
+            uid, gid = _nobody()
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -39,6 +41,14 @@ def drop_privileges() -> None:
         raise UaptraceError(f"cannot give up capabilities: {os.strerror(ctypes.get_errno())}")
     if effective_capabilities():
         raise UaptraceError("cannot give up capabilities: some are left")
+
+
+def _nobody() -> tuple[int, int]:
+    try:
+        user = pwd.getpwnam("nobody")
+    except KeyError:
+        return _NOBODY, _NOBODY
+    return user.pw_uid, user.pw_gid
 
 
 def effective_capabilities() -> int:

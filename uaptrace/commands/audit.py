@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace audit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import tracing_options
+from uaptrace.commands.watching import watched_snapshot
+from uaptrace.errors import AuditFoundError
+
+
+@click.command()
+@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
+@tracing_options
+@click.pass_context
+def audit(ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None) -> None:
+    """Check the unmapped cache's invariants against the page tables. Exit status: 0 clean, 3 broken."""
+    from uaptrace.reports.documents import audit_to_json
+    from uaptrace.reports.text import audit_to_text
+
+    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect)
+    if as_json:
+        click.echo(json.dumps(audit_to_json(snapshot)))
+    else:
+        click.echo(audit_to_text(snapshot, shutil.get_terminal_size((80, 24)).columns))
+    broken = [row for row in snapshot.audit if row.violated]
+    if broken:
+        numbers = ", ".join(str(row.number) for row in broken)
+        raise AuditFoundError(f"{len(broken)} invariants are broken (numbers {numbers}): the pages and stacks are above")

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace check."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import click
+
+from uaptrace.loader.check import CheckResult, kcore_error, tracing_program_error
+from uaptrace.loader.check import check as check_host
+from uaptrace.loader.constants import VARIABLES
+from uaptrace.loader.facts import read_host_facts
+from uaptrace.loader.hooks import Need
+from uaptrace.loader.plan import NONE, wanted_symbols
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def check(ctx: click.Context, as_json: bool) -> None:
+    """What this host can do and what not, hook by hook. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
+    facts = read_host_facts(wanted_symbols() | set(VARIABLES))
+    result = check_host(facts, kcore_error(), tracing_program_error())
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else _text(result))
+    ctx.exit(result.status)
+
+
+def _text(result: CheckResult) -> str:
+    verdict = ("ready", "degraded: some figures will be missing", "this host cannot be traced")[result.status]
+    lines = [f"uaptrace on Linux {platform.release()}: {verdict}", ""]
+    for finding in result.findings:
+        lines.append(f"  {'ok' if finding.ok else 'NO':<4}{finding.name:<18}{finding.detail}")
+        if finding.mend:
+            lines.append(f"      {'':<18}-> {finding.mend}")
+    for need in Need:
+        lines += ["", f"Hooks: {need.value}"]
+        for planned in result.hooks:
+            if planned.hook.need is not need:
+                continue
+            how = planned.mechanism if planned.mechanism != NONE else "--"
+            what = f"{planned.symbol}()" if planned.mechanism != NONE else planned.reason
+            lines.append(f"  {how:<8}{planned.hook.purpose:<48}{what}")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace map."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import tracing_options
+from uaptrace.commands.watching import watched_snapshot
+from uaptrace.errors import UsageError
+from uaptrace.sources.zones import zone_ranges
+
+
+@click.command()
+@click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Write a picture.")
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write a picture.")
+@click.option("--json", "as_json", is_flag=True, help="Ranges and figures as JSON.")
+@click.option("--zone", "zones", multiple=True, metavar="NAME", help="Only this zone (DMA32, Normal, ...); may be repeated.")
+@click.option("--node", "nodes", multiple=True, type=click.IntRange(min=0), help="Only this node; may be repeated.")
+@click.option("--around", "around_pfn", type=click.IntRange(min=0), metavar="PFN", help="Page by page around this page.")
+@click.option(
+    "--duration", "duration_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Watch for so many seconds first."
+)
+@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
+@click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
+@tracing_options
+@click.pass_context
+def map(
+    ctx: click.Context,
+    png: Path | None,
+    svg: Path | None,
+    as_json: bool,
+    zones: tuple[str, ...],
+    nodes: tuple[int, ...],
+    around_pfn: int | None,
+    duration_s: float,
+    connect: str | None,
+    replay: Path | None,
+    at_text: str | None,
+) -> None:
+    """The direct map as a picture: what is in 1G, 2M and 4K mappings, and what is absent."""
+    from uaptrace.reports.map_picture import MapPicture, NamedRange
+
+    ranges = []
+    if zones or nodes:
+        if replay is not None or connect is not None:
+            raise UsageError("--zone and --node are of this host: they do not go with --replay or --connect")
+        ranges = [NamedRange(*found) for found in zone_ranges(zones, nodes)]
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True)
+    picture = MapPicture(snapshot, ranges=ranges, around_pfn=around_pfn)
+    if png:
+        picture.write_png(png)
+    if svg:
+        picture.write_svg(svg)
+    if as_json:
+        click.echo(json.dumps(picture.to_json()))
+    elif not png and not svg:
+        columns, rows = shutil.get_terminal_size((80, 24))
+        tty = sys.stdout.isatty()
+        click.echo(picture.to_text(columns, rows - 1 if tty else None, color=tty and "NO_COLOR" not in os.environ))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace splits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from uaptrace.commands.live import tracing_options
+from uaptrace.commands.watching import watched_snapshot
+
+
+@click.command()
+@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option(
+    "--group-by",
+    type=click.Choice(["row", "cause", "process", "cgroup", "stack"]),
+    default="row",
+    show_default=True,
+    help="Put equal ones together.",
+)
+@click.option("--stacks", is_flag=True, help="With whole stacks.")
+@click.option("--folded", type=click.Path(path_type=Path), metavar="FILE", help="Write folded stacks for a flame graph.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
+@click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
+@tracing_options
+@click.pass_context
+def splits(
+    ctx: click.Context,
+    duration_s: float | None,
+    group_by: str,
+    stacks: bool,
+    folded: Path | None,
+    as_json: bool,
+    connect: str | None,
+    replay: Path | None,
+    at_text: str | None,
+) -> None:
+    """Who split large mappings, when, and by which way through the kernel."""
+    from uaptrace.reports.documents import GroupBy, splits_to_json
+    from uaptrace.reports.files import write_whole
+    from uaptrace.reports.text import folded_stacks, splits_to_text
+
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect)
+    grouping = cast("GroupBy", group_by)
+    if folded:
+        write_whole(folded, folded_stacks(snapshot).encode())
+    if as_json:
+        document: dict[str, Any] = splits_to_json(snapshot, grouping)
+        click.echo(json.dumps(document))
+    elif not folded:
+        click.echo(splits_to_text(snapshot, grouping, shutil.get_terminal_size((80, 24)).columns, stacks=stacks))

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What map, splits and audit share: a snapshot after watching for a while, or out of a recording, or from a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import click
+
+from uaptrace.commands.live import live_session, loader_options, stopped_by_signals
+from uaptrace.errors import UsageError
+from uaptrace.model.snapshot import Snapshot
+
+
+def watched_snapshot(
+    ctx: click.Context,
+    duration_s: float | None,
+    replay: Path | None = None,
+    at_text: str | None = None,
+    connect: str | None = None,
+    *,
+    regions: bool = False,
+) -> Snapshot:
+    """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM)."""
+    if replay is not None and connect is not None:
+        raise UsageError("--connect and --replay exclude each other")
+    if at_text is not None and replay is None:
+        raise UsageError("--at goes with --replay")
+    snapshot: Snapshot | None
+    if replay is not None:
+        from uaptrace.sources.replay import ReplaySource
+        from uaptrace.tui.feed import parse_position
+
+        with contextlib.closing(ReplaySource(replay, None if at_text is None else 1.0, budget_s=None, regions=regions)) as source:
+            if at_text is not None:
+                source.pause(True)
+                source.jump(parse_position(at_text, 0.0, source.length_s))
+            snapshot = source.latest()
+    elif connect is not None:
+        from uaptrace.sources.remote import RemoteFeed, parse_address
+
+        snapshot = RemoteFeed(*parse_address(connect)).latest(regions=regions)
+    else:
+        with live_session(loader_options(ctx)) as session:
+            session.keep_regions = regions
+            with stopped_by_signals(session.stop):
+                deadline = None if duration_s is None else time.monotonic() + duration_s
+                session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline)
+                snapshot = session.finish()
+    if snapshot is None:
+        raise UsageError("there is no snapshot yet: the daemon is still reading the page tables; try again")
+    return snapshot

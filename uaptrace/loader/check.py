@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host can do and what not, hook by hook, each with the reason and the command that mends it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.loader.btf import KernelBtf
+from uaptrace.loader.facts import HostFacts
+from uaptrace.loader.hooks import Need
+from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
+
+READY: Final = 0
+DEGRADED: Final = 1
+CANNOT: Final = 2
+
+_SYS_BPF: Final = 321
+_BPF_PROG_LOAD: Final = 5
+_PROG_TYPE_TRACING: Final = 26
+_TRACE_FENTRY: Final = 24
+_TRIAL_FUNCTION: Final = "flush_tlb_all"
+_PROBE_READ_KERNEL: Final = 113
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``mend`` is a command or a setting, empty where nothing is wrong or nothing helps."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+    fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """``status`` is the exit status: 0 ready, 1 degraded, 2 cannot trace."""
+
+    status: int
+    findings: tuple[Finding, ...]
+    hooks: tuple[PlannedHook, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """``status`` (ready, degraded, cannot trace), ``exit_status``, ``kernel``, ``findings`` and ``hooks``."""
+        return {
+            "status": ("ready", "degraded", "cannot trace")[self.status],
+            "exit_status": self.status,
+            "kernel": platform.release(),
+            "findings": [asdict(finding) for finding in self.findings],
+            "hooks": [
+                {
+                    "name": planned.hook.name.lower(),
+                    "symbol": planned.symbol,
+                    "mechanism": None if planned.mechanism == NONE else planned.mechanism,
+                    "needed_for": planned.hook.need.value,
+                    "purpose": planned.hook.purpose,
+                    "reason": planned.reason,
+                }
+                for planned in self.hooks
+            ],
+        }
+
+
+def check(facts: HostFacts, kcore_error: str | None, bpf_error: str | None) -> CheckResult:
+    """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not."""
+    findings = [
+        Finding(
+            "root",
+            facts.effective_uid == 0,
+            f"effective uid {facts.effective_uid}",
+            "" if facts.effective_uid == 0 else "run it with sudo",
+        ),
+        _bpf_finding(facts, bpf_error),
+        Finding(
+            "BTF",
+            facts.has_btf,
+            "/sys/kernel/btf/vmlinux" if facts.has_btf else "no /sys/kernel/btf/vmlinux: types of the kernel are not known",
+            "" if facts.has_btf else "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's linux-image-amd64 has it)",
+        ),
+        Finding(
+            "bcc",
+            facts.bcc_found,
+            "found" if facts.bcc_found else facts.bcc_reason,
+            ""
+            if facts.bcc_found
+            else "apt-get install python3-bpfcc, and make the virtual environment with /usr/bin/python3 -m venv "
+            "--system-site-packages (the package bcc on PyPI is something else)",
+        ),
+        Finding(
+            "page tables",
+            kcore_error is None,
+            "/proc/kcore can be read" if kcore_error is None else f"/proc/kcore: {kcore_error}",
+            "" if kcore_error is None else "needs root, no lockdown, and CONFIG_PROC_KCORE=y",
+        ),
+        Finding(
+            "kernel symbols",
+            any(facts.symbols.values()),
+            "/proc/kallsyms has addresses" if any(facts.symbols.values()) else "addresses in /proc/kallsyms are hidden",
+            "" if any(facts.symbols.values()) else "run it as root; sysctl -w kernel.kptr_restrict=1",
+        ),
+        Finding(
+            "tracefs",
+            facts.attachable is not None,
+            "available_filter_functions can be read"
+            if facts.attachable is not None
+            else "not readable: whether a hook can be attached is only known when it is tried",
+            "" if facts.attachable is not None else "mount -t tracefs tracefs /sys/kernel/tracing",
+            fatal=False,
+        ),
+    ]
+    hooks: tuple[PlannedHook, ...] = ()
+    try:
+        with KernelBtf() as btf:
+            hooks = plan_hooks(facts.symbols, facts.attachable, btf.has_function)
+    except CannotTraceError as error:
+        if facts.has_btf:
+            findings.append(Finding("libbpf", False, str(error), "apt-get install libbpf1"))
+        hooks = plan_hooks(facts.symbols, facts.attachable, lambda _: False)
+    missing = [p for p in hooks if p.hook.need is Need.DIRECT_MAP and p.mechanism == NONE]
+    if any(not f.ok and f.fatal for f in findings):
+        status = CANNOT
+    elif missing or any(not f.ok for f in findings):
+        status = DEGRADED
+    else:
+        status = READY
+    return CheckResult(status, tuple(findings), hooks)
+
+
+def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:
+    if bpf_error is None:
+        return Finding("tracing programs", True, "the kernel loads BPF programs that read kernel memory")
+    locked = facts.lockdown not in (None, "none")
+    return Finding(
+        "tracing programs",
+        False,
+        bpf_error + (f" (lockdown: {facts.lockdown})" if locked else ""),
+        ("boot with lockdown off (Secure Boot may turn it on), or " if locked else "") + "trace in the test host: make run"
+        if facts.effective_uid == 0
+        else "run it with sudo",
+    )
+
+
+class _ProgLoad(ctypes.Structure):
+    """The part of union bpf_attr that BPF_PROG_LOAD reads (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+    )
+
+
+def tracing_program_error() -> str | None:
+    """Try to load the smallest fentry program that reads kernel memory; why it was refused, or None. It is gone again at once.
+
+    r1 = r10; r1 += -8; r2 = 8; r3 = 0; call bpf_probe_read_kernel; r0 = 0; exit.
+    """
+    code = bytes.fromhex(
+        "bfa1000000000000 07010000f8ffffff b702000008000000 b703000000000000 8500000071000000 b700000000000000 9500000000000000"
+    )
+    assert code[36] == _PROBE_READ_KERNEL
+    try:
+        with KernelBtf() as btf:
+            target = btf.function_id(_TRIAL_FUNCTION)
+    except CannotTraceError:
+        return None  # no BTF: a finding of its own
+    instructions = ctypes.create_string_buffer(code)
+    log = ctypes.create_string_buffer(4096)
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = _ProgLoad(
+        prog_type=_PROG_TYPE_TRACING,
+        insn_cnt=len(code) // 8,
+        insns=ctypes.addressof(instructions),
+        license=ctypes.addressof(licence),
+        log_level=1,
+        log_size=len(log),
+        log_buf=ctypes.addressof(log),
+        expected_attach_type=_TRACE_FENTRY,
+        attach_btf_id=target,
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_BPF, _BPF_PROG_LOAD, ctypes.byref(attr), ctypes.sizeof(attr))
+    if fd >= 0:
+        os.close(fd)
+        return None
+    number = ctypes.get_errno()
+    said = log.value.decode(errors="replace")
+    if "unknown func" in said or "cannot use helper" in said:
+        return "the kernel is locked down: BPF programs may not read kernel memory"
+    if number == errno.EPERM:
+        return "the kernel refuses tracing programs " + ("even to root" if os.geteuid() == 0 else "without root")
+    return f"the kernel refuses tracing programs: {os.strerror(number)}"
+
+
+def kcore_error() -> str | None:
+    """Why /proc/kcore cannot be opened, None where it can."""
+    try:
+        os.close(os.open("/proc/kcore", os.O_RDONLY))
+    except OSError as error:
+        if error.errno == errno.EPERM and os.geteuid() == 0:
+            return "not permitted, not even for root: the kernel is locked down"
+        return str(error.strerror)
+    return None
