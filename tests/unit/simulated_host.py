@@ -239,6 +239,7 @@ class SimulatedHost:
         order: int = 0, aux: int = 0, flags: int = 0, before: int = 0, after: int = 0, nr_present: int = 0, duration: int = 0,
     ) -> None:  # fmt: skip
         comm, cgroup = TASKS[tgid]
+        self.now_ns += 100
         if tgid not in self._seen:
             self._seen.add(tgid)
             raw = comm.encode().ljust(16, b"\0")
