@@ -98,11 +98,14 @@ class MapPicture:
     @property
     def subtitle(self) -> str:
         """Kernel, moment and exactness."""
+        return f"{self._moment()} · {panels.exactness_words(self.snapshot)}"
+
+    def _moment(self) -> str:
         snapshot = self.snapshot
         moment = datetime.fromtimestamp(snapshot.wall_time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         traced = words.clock((snapshot.time_ns - snapshot.start_time_ns) / 1e9)
         kernel = words.clean(snapshot.host.kernel_release) or "unknown kernel"
-        return f"{kernel} · {moment} · {traced} after tracing began · {panels.exactness_words(snapshot)}"
+        return f"{kernel} · {moment} · {traced} after tracing began"
 
     def figure_words(self) -> list[str]:
         """The figures as phrases."""
@@ -244,14 +247,20 @@ class MapPicture:
         snapshot = self.snapshot
         grid = self._page_cells() if self.around_pfn is not None else self._picture_cells()
         scene.labels.append(Label(LEFT, 26, self.title, 20, INK, bold=True))
-        exact = snapshot.exactness.exact
         verdict = map_grid.verdict(self.figures)
-        scene.labels.append(Label(LEFT, 52, words.shorten(self.subtitle, 150), 13, FAINT if exact else map_scene.ALARM, bold=not exact))
-        scene.labels.append(Label(LEFT, 78, verdict[:1].upper() + verdict[1:], 16, INK, bold=True))
+        exactness = panels.exactness_words(snapshot)
+        scene.labels.append(
+            Label(LEFT, 52, words.shorten(self._moment() + (" · EXACT" if snapshot.exactness.exact else ""), 140), 13, FAINT)
+        )
+        y = 78
+        if not snapshot.exactness.exact:
+            scene.labels.append(Label(LEFT, 74, words.shorten(exactness, 110), 14, map_scene.ALARM, bold=True))
+            y = 100
+        scene.labels.append(Label(LEFT, y, verdict[:1].upper() + verdict[1:], 16, INK, bold=True))
         phrases = self.figure_words()
-        scene.labels.append(Label(LEFT, 100, " · ".join(phrases[:3]), 13))
-        scene.labels.append(Label(LEFT, 119, " · ".join(phrases[3:]), 13))
-        y = self._share_bar(scene, 136) + 14
+        scene.labels.append(Label(LEFT, y + 22, " · ".join(phrases[:3]), 13))
+        scene.labels.append(Label(LEFT, y + 41, " · ".join(phrases[3:]), 13))
+        y = self._share_bar(scene, y + 58) + 14
         y = map_scene.draw_grid(scene, grid, y, by_pfn=self.around_pfn is not None, mark_pfn=self.around_pfn, gap_word=self._gap_word)
         scene.height = self._legend(scene, grid, y + 22) + 20
         return scene
@@ -284,9 +293,11 @@ class MapPicture:
             scene.boxes.append(Box(x + 14 * i, y - 7, 14, 14, PALETTE[4 + i]))
         x += 14 * map_scene.RAMP_STEPS + 6
         scene.labels.append(Label(x, y, "absent: few to all of the cell's pages", 13))
-        per_row, _ = map_scene.place(grid)
+        per_row, size = map_scene.place(grid)
         cell, row = words.pages(grid.pages_per_cell), words.pages(per_row * grid.pages_per_cell)
         note = f"One cell is {cell} and shows its smallest mapping; a row is {row}."
+        if size < map_scene.SMALL_CELL:
+            note += " Ticks at the right: rows with absences."
         if self.around_pfn is not None:
             note = f"One cell is a 4K page, a row is {words.pages(per_row)}; the scale is in pfn."
             if ((grid.absent > 0) & (grid.absent < 1)).any():

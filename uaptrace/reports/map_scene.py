@@ -28,6 +28,8 @@ MAX_GRID_HEIGHT: Final = 1040
 LEFT: Final = 92
 RIGHT: Final = 24
 FOLD_HEIGHT: Final = 22
+SMALL_CELL: Final = 6
+"""Cells smaller than this have no lines between them."""
 GAP_WORD: Final = "without memory"
 
 
@@ -122,7 +124,7 @@ def fits(grid: Cells) -> bool:
 def draw_grid(scene: Scene, grid: Cells, top: int, *, by_pfn: bool, mark_pfn: int | None = None, gap_word: str = GAP_WORD) -> int:
     """Puts cells, folds, the address scale and the mark into the scene; returns the y below it."""
     per_row, cell = place(grid)
-    gap = 1 if cell >= 6 else 0
+    gap = 1 if cell >= SMALL_CELL else 0
     every = classes(grid)
     pad = -len(every) % per_row
     table = np.pad(every, (0, pad)).reshape(-1, per_row)
@@ -153,6 +155,9 @@ def draw_grid(scene: Scene, grid: Cells, top: int, *, by_pfn: bool, mark_pfn: in
             scene.labels.append(Label(LEFT - 8, y + max(cell, 2) // 2, text, 11, FAINT, "end"))
             scene.boxes.append(Box(LEFT - 5, y, 4, 1, FAINT))
             last_label = y
+        if cell < SMALL_CELL and (table[index] >= 4).any():
+            # A cell of two pixels is easily missed: the margin says in which rows something is absent.
+            scene.boxes.append(Box(LEFT + GRID_WIDTH + 4, y, 8, max(2, cell), PALETTE[7]))
         if mark_pfn is not None and 0 <= mark_pfn - pfn < per_row * grid.pages_per_cell:
             column = (mark_pfn - pfn) // grid.pages_per_cell
             scene.marks.append(Box(LEFT + column * cell - 2, y - 2, cell + 3 - gap, cell + 3 - gap, "#000000", outline=True))

@@ -191,7 +191,8 @@ def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
         chart = bar(((m2 or 0) + (g1 or 0)) / most, max(0, width - 43)) if most and name in set(Cause) and width >= 56 else ""
         out.append(line((f" {name:<22}{words.number(m2):>9}{words.number(g1):>9}", style), (f"  {chart.replace('·', ' ')}", "k4")))
     if splits.other_mappings:
-        out.append(line((f" {splits.other_mappings:,} more outside the direct map (vmalloc); vmstat does not count them", "dim")))
+        note = f"{splits.other_mappings:,} more outside the direct map (vmalloc); vmstat does not count them"
+        out.extend(paragraph(note, width, style="dim"))
     return out
 
 
