@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from uaptrace.commands.live import tracing_options
+from uaptrace.commands.live import ready_file_option, tracing_options
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import AuditFoundError
 
@@ -19,14 +19,17 @@ from uaptrace.errors import AuditFoundError
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
+@ready_file_option
 @tracing_options
 @click.pass_context
-def audit(ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None) -> None:
+def audit(
+    ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None, ready_file: Path | None
+) -> None:
     """Check the unmapped cache's invariants against the page tables. Exit status: 0 clean, 3 broken."""
     from uaptrace.reports.documents import audit_to_json
     from uaptrace.reports.text import audit_to_text
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect)
+    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_file=ready_file)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))
     else:

@@ -129,6 +129,22 @@ def live_session(
         source.close()
 
 
+def announce(ready_file: Path | None) -> None:
+    """Make the file that others wait for, now that tracing has begun."""
+    if ready_file is not None:
+        ready_file.touch()
+
+
+def folder_of(file: Path | None) -> Path | None:
+    """The folder in which a file will be made, for live_session(privileges_of=...)."""
+    return None if file is None else file.absolute().parent
+
+
+ready_file_option = click.option(
+    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Make this file when everything is attached and read."
+)
+
+
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
     """SIGINT, SIGTERM and SIGHUP call ``stop`` and set the event, instead of ending the process at once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from uaptrace.commands.live import Size, live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.commands.live import Size, announce, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
 from uaptrace.sources.live import LiveSource
 
 
@@ -20,6 +20,7 @@ from uaptrace.sources.live import LiveSource
 @click.option("--max-size", "max_bytes", type=Size(), help="Begin the next part (FILE.1, ...) at this size.")
 @click.option("--max-age", "max_age_s", type=click.FloatRange(min=1), help="Begin the next part after so many seconds.")
 @click.option("--max-parts", type=click.IntRange(min=2), help="Keep so many parts.")
+@ready_file_option
 @tracing_options
 @click.pass_context
 def record(
@@ -30,6 +31,7 @@ def record(
     max_bytes: int | None,
     max_age_s: float | None,
     max_parts: int | None,
+    ready_file: Path | None,
 ) -> None:
     """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
     from uaptrace.recording import RecordingWriter
@@ -52,6 +54,7 @@ def record(
     # where that user is not root.
     with live_session(loader_options(ctx), make_writer, privileges_of=output.absolute().parent) as session:
         writer = writers[0]
+        announce(ready_file)
         with contextlib.closing(writer), stopped_by_signals(session.stop):
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {output}; Ctrl-C ends it", err=True)

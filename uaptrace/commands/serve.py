@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
 from uaptrace.model.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Serve a recording instead of tracing.")
 @click.option("--speed", type=click.FloatRange(min=0.01), help="With --replay: recorded seconds a second; all at once without it.")
-@click.option("--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Create this file when the endpoint answers.")
+@ready_file_option
 @tracing_options
 @click.pass_context
 def serve(
@@ -39,7 +39,7 @@ def serve(
         _serve_recording(replay, speed, listen, config, ready_file)
         return
     # The file is made by whoever may write to its folder, as a recording is.
-    with live_session(loader_options(ctx), privileges_of=ready_file.absolute().parent if ready_file else None) as session:
+    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
         server = serve_endpoint(session.fresh, listen, config, region_feed=lambda: session.fresh(regions=True))
         with server, stopped_by_signals(session.stop):
             _announce(server.url, ready_file)
@@ -48,8 +48,7 @@ def serve(
 
 def _announce(url: str, ready_file: Path | None) -> None:
     click.echo(f"serving on {url}", err=True)
-    if ready_file:
-        ready_file.touch()
+    announce(ready_file)
 
 
 def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_file: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import click
 
-from uaptrace.commands.live import tracing_options
+from uaptrace.commands.live import ready_file_option, tracing_options
 from uaptrace.commands.watching import watched_snapshot
 
 
@@ -29,6 +29,7 @@ from uaptrace.commands.watching import watched_snapshot
 @click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
+@ready_file_option
 @tracing_options
 @click.pass_context
 def splits(
@@ -41,13 +42,14 @@ def splits(
     connect: str | None,
     replay: Path | None,
     at_text: str | None,
+    ready_file: Path | None,
 ) -> None:
     """Who split large mappings, when, and by which way through the kernel."""
     from uaptrace.reports.documents import GroupBy, splits_to_json
     from uaptrace.reports.files import write_whole
     from uaptrace.reports.text import folded_stacks, splits_to_text
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect)
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_file=ready_file)
     grouping = cast("GroupBy", group_by)
     if folded:
         write_whole(folded, folded_stacks(snapshot).encode())

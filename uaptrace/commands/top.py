@@ -13,7 +13,17 @@ from typing import Any
 
 import click
 
-from uaptrace.commands.live import LiveFeed, live_session, loader_options, running, stopped_by_signals, tracing_options
+from uaptrace.commands.live import (
+    LiveFeed,
+    announce,
+    folder_of,
+    live_session,
+    loader_options,
+    ready_file_option,
+    running,
+    stopped_by_signals,
+    tracing_options,
+)
 from uaptrace.errors import UsageError
 from uaptrace.model.snapshot import Snapshot
 
@@ -27,6 +37,7 @@ from uaptrace.model.snapshot import Snapshot
 @click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: begin at 90, 1:30, 50% or end.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint too.")
+@ready_file_option
 @tracing_options
 @click.pass_context
 def top(
@@ -39,6 +50,7 @@ def top(
     speed: float,
     at_text: str | None,
     listen: str | None,
+    ready_file: Path | None,
 ) -> None:
     """The direct map by mapping size, the unmapped cache by order, who did it, and whether the figures are exact."""
     if as_json and not once:
@@ -52,11 +64,12 @@ def top(
     elif connect is not None:
         _remote(connect, interval_s, once, as_json)
     else:
-        _live(ctx, interval_s, once, as_json, listen)
+        _live(ctx, interval_s, once, as_json, listen, ready_file)
 
 
-def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None) -> None:
-    with live_session(loader_options(ctx)) as session, _endpoint(session, listen):
+def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None, ready_file: Path | None) -> None:
+    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session, _endpoint(session, listen):
+        announce(ready_file)
         if once:
             first = session.latest()
             deadline = time.monotonic() + interval_s

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from uaptrace.commands.live import live_session, loader_options, stopped_by_signals
+from uaptrace.commands.live import announce, folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.errors import UsageError
 from uaptrace.model.snapshot import Snapshot
 
@@ -22,6 +22,7 @@ def watched_snapshot(
     connect: str | None = None,
     *,
     regions: bool = False,
+    ready_file: Path | None = None,
 ) -> Snapshot:
     """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM)."""
     if replay is not None and connect is not None:
@@ -43,8 +44,9 @@ def watched_snapshot(
 
         snapshot = RemoteFeed(*parse_address(connect)).latest(regions=regions)
     else:
-        with live_session(loader_options(ctx)) as session:
+        with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
             session.keep_regions = regions
+            announce(ready_file)
             with stopped_by_signals(session.stop):
                 deadline = None if duration_s is None else time.monotonic() + duration_s
                 session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline)

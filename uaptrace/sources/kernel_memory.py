@@ -60,7 +60,7 @@ class Kcore:
 
     def read_table(self, address: int, out: NDArray[np.uint64]) -> None:
         """Fill ``out`` (uint64, any length) from ``address``, without a copy in between."""
-        size = os.preadv(self._fd, [memoryview(out)], self._file_offset(address, out.nbytes))
+        size = os.preadv(self._fd, [out.data], self._file_offset(address, out.nbytes))
         if size != out.nbytes:
             raise LookupError(f"kernel memory at {address:#x} could be read for {size} of {out.nbytes} bytes only")
 

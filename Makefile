@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# make run, make test, make check, make bench: each sets up what it needs first.
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What the virtual environment and the tests take from the distribution. bcc is seen only by the distribution's own interpreter.
+PACKAGES := python3-bpfcc python3-venv libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus chromium nodejs npm optipng
+
+KERNEL ?= patched
+ONCE ?=
+PYTEST_ARGS ?=
+
+.PHONY: setup packages run test check lint bench pictures clean
+
+setup: $(VENV)/.ready
+
+# The interpreter of the virtual environment must be the distribution's: see design decision "Where bcc comes from".
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@.ci/packages python3-bpfcc python3-venv libbpf1 >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV) >&2
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test]' >&2
+	@touch $@
+
+packages:
+	@.ci/packages $(PACKAGES) >&2
+
+run: setup
+	@KERNEL=$(KERNEL) ONCE=$(ONCE) kernel/run
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The quick subset: no virtual machine, no browser, under two minutes.
+check: setup lint
+	$(BIN)/pytest -q -m 'not vm and not browser and not slow' $(PYTEST_ARGS)
+
+test: setup packages lint
+	kernel/build >/dev/null
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: setup packages
+	$(BIN)/python -m bench
+
+pictures: setup packages
+	$(BIN)/python -m tests.browser.pictures
+
+clean:
+	rm -rf $(VENV) build *.egg-info
