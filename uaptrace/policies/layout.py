@@ -160,7 +160,7 @@ class State(NamedTuple):
     """Next region of the same owner's chunks."""
     cma_busy: NDArray[np.int32]
     """Regions of the reserved area: -1 taken as a chunk, else movable pages that would have to be migrated first."""
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     """Count."""
     refill_pfn: NDArray[np.int64]
     """Placements of refills that were recorded, used in this order instead of the page allocator; may be empty."""

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.errors import UsageError
+from uaptrace.errors import RecordingError, UsageError
+from uaptrace.model.updates import LARGE_ABSENT
 from uaptrace.policies.layout import MOVABLE, UNMOVABLE
 from uaptrace.policies.rng import permutation, random_words, uniform
 from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level, format_bytes
@@ -93,11 +94,13 @@ def _half_in_use(nr_blocks: int, seed: int) -> NDArray[np.bool_]:
 
 def free_blocks(free: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The blocks that a buddy allocator makes of free pages: (pfns, orders), by order, then ascending."""
-    level = free
+    level: NDArray[np.bool_] = free
     pfns: list[NDArray[np.int64]] = []
     orders: list[NDArray[np.int64]] = []
     for order in range(NR_ORDERS):
-        pairs = level.reshape(-1, 2).all(axis=1) if order < NR_ORDERS - 1 else np.zeros(len(level) // 2, np.bool_)
+        pairs: NDArray[np.bool_] = (
+            np.logical_and(level[0::2], level[1::2]) if order < NR_ORDERS - 1 else np.zeros(len(level) // 2, np.bool_)
+        )
         alone = level if order == NR_ORDERS - 1 else level & ~np.repeat(pairs, 2)
         found = np.flatnonzero(alone).astype(np.int64) << order
         pfns.append(found)
@@ -177,3 +180,51 @@ def memory_from_buddyinfo(level: NDArray[np.uint8], blocks: Sequence[int], seed:
     orders = np.repeat(np.arange(NR_ORDERS - 1, -1, -1), [len(p) for p in pfns]).astype(np.int64)
     small = np.unique(found[orders < PMD_ORDER] // PAGES_PER_2M)
     return _memory(levels, found, orders, small[permutation(seed, "buddyinfo.types", len(small))], seed)
+
+
+def recorded_memory(
+    levels: NDArray[np.uint8] | None,
+    buddyinfo: str,
+    *,
+    size_bytes: int | None,
+    host_bytes: int | None,
+    fragmentation: float | None,
+    default_fragmentation: float,
+    keep_map: bool,
+    seed: int,
+) -> Memory:
+    """The memory of a recorded host, as far as the recording tells: its holes and size, its free blocks, on demand its map.
+
+    ``levels``: MapReading.levels of the first complete reading (uint8 for each 2M region), None where there is none. What the caller
+    gives (``size_bytes``, ``fragmentation``) counts more than what was recorded. ``keep_map``: begin with the recorded levels instead of
+    the largest that fit. UsageError where that is not to be had.
+    """
+    if keep_map and (levels is None or size_bytes is not None):
+        raise UsageError("--map recorded needs a recording with a complete reading of the direct map, and no --memory")
+    if levels is None or size_bytes is not None:
+        size = size_bytes or host_bytes or 0
+        return synthetic_memory(size, default_fragmentation if fragmentation is None else fragmentation, seed)
+    clean = (levels & ~np.uint8(LARGE_ABSENT)).astype(np.uint8)
+    level = clean if keep_map else _largest_map(clean)
+    if fragmentation is None and buddyinfo:
+        try:
+            blocks = parse_buddyinfo(buddyinfo)
+        except ValueError as error:
+            raise RecordingError(f"the recording's buddyinfo cannot be read ({error}); give --fragmentation") from error
+        return memory_from_buddyinfo(level, blocks, seed)
+    # The same share of blocks as in a memory of that size without holes.
+    wanted = default_fragmentation if fragmentation is None else fragmentation
+    whole = synthetic_memory(max(MIN_BYTES, -(-len(level) // 2) * TOP_BLOCK * PAGE_SIZE), wanted, seed)
+    padded = np.zeros(len(whole.level), np.uint8)
+    padded[: len(level)] = level
+    free = np.repeat(padded.reshape(-1, 2).all(axis=1), 2)[whole.free_pfns // PAGES_PER_2M]
+    return Memory(padded, whole.free_pfns[free], whole.free_orders[free], whole.block_type, whole.fragmentation)
+
+
+def _largest_map(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same memory with 1G entries wherever a whole one is memory, 2M entries elsewhere."""
+    out = np.where(levels == Level.NONE, np.uint8(Level.NONE), np.uint8(Level.M2)).astype(np.uint8)
+    whole = len(out) // REGIONS_PER_1G * REGIONS_PER_1G
+    gigas = (out[:whole].reshape(-1, REGIONS_PER_1G) != Level.NONE).all(axis=1)
+    out[:whole][np.repeat(gigas, REGIONS_PER_1G)] = Level.G1
+    return out

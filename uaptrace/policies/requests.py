@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +99,9 @@ class RequestBuilder:
     ) -> Requests:
         columns = np.array(self._rows, np.int64).reshape(-1, 8).T
         types = (np.uint8, np.int32, np.uint8, np.uint8, np.int32, np.int64, np.int64, np.int64)
-        arrays = [np.ascontiguousarray(column.astype(kind)) for column, kind in zip(columns, types, strict=True)]
-        return Requests(*arrays, source=source, recorded_places=recorded_places, refills=tuple(refills), skipped=skipped)
+        arrays: list[Any] = [np.ascontiguousarray(column.astype(kind)) for column, kind in zip(columns, types, strict=True)]
+        op, ident, order, flags, owner, pfn, nr_pages, time_ns = arrays
+        return Requests(op, ident, order, flags, owner, pfn, nr_pages, time_ns, source, recorded_places, tuple(refills), skipped)
 
     def _owner(self, owner: object) -> int:
         return self._owners.setdefault(owner, len(self._owners))

@@ -84,7 +84,9 @@ class Simulation:
     request's ``pfn``.
     """
 
-    def __init__(self, design: Design, requests: Requests, memory: Memory, *, use_refills: bool = False, use_places: bool | None = None) -> None:
+    def __init__(
+        self, design: Design, requests: Requests, memory: Memory, *, use_refills: bool = False, use_places: bool | None = None
+    ) -> None:
         from uaptrace.policies import engine  # only where it is used: the compiled form is loaded with it
 
         self._run = engine.run
@@ -98,25 +100,27 @@ class Simulation:
         self.state = _initial_state(design, requests, memory, requests.refills if use_refills else ())
         r = requests
         self._engine = engine.Engine(self.state)
-        self._columns = [memoryview(column) for column in (r.op, r.ident, r.order, r.flags, r.owner, self._pfn, r.nr_pages)]
+        self._columns: Any = tuple(engine.view(column) for column in (r.op, r.ident, r.order, r.flags, r.owner, self._pfn, r.nr_pages))
 
     def run(self, until: int | None = None) -> None:
         """Serve requests up to number ``until`` (all of them where it is None)."""
         end = len(self.requests) if until is None else min(until, len(self.requests))
         if end <= self.position:
             return
-        self._run(self._engine, int(self.design), *self._columns, self._use_places, self.position, end)
+        op, ident, order, flags, owner, pfn, nr_pages = self._columns
+        place = self._use_places
+        self._run(self._engine, int(self.design), op, ident, order, flags, owner, pfn, nr_pages, place, self.position, end)
         self.position = end
 
     def count(self, what: Count) -> int:
-        return int(self.state.count[what])
+        return int(self.state.counts[what])
 
     def rows(self) -> CacheRows:
         """The rows of debugfs's unmapped_alloc after the requests served so far."""
         return CacheRows(
             tuple(self.state.cfree.tolist()),
-            tuple(self.state.count[Count.REFILLS : Count.REFILLS + NR_ORDERS].tolist()),
-            tuple(self.state.count[Count.RELEASES : Count.RELEASES + NR_ORDERS].tolist()),
+            tuple(self.state.counts[Count.REFILLS : Count.REFILLS + NR_ORDERS].tolist()),
+            tuple(self.state.counts[Count.RELEASES : Count.RELEASES + NR_ORDERS].tolist()),
         )
 
     def kept_bytes(self) -> dict[Level, int]:
@@ -164,7 +168,8 @@ def replay(
 def page_balance(simulation: Simulation) -> Mapping[str, int]:
     """Where every page is, counted from the lists and blocks themselves: for tests of conservation.
 
-    ``free`` (page allocator), ``cached``, ``held``, ``reserved`` (the pool's area, not in a chunk). AssertionError where a page is in two places.
+    ``free`` (page allocator), ``cached``, ``held``, ``reserved`` (the pool's area, not in a chunk).
+    AssertionError where a page is in two places.
     """
     s = simulation.state
     nr_pages = len(s.zorder)
@@ -250,12 +255,12 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
         owner_held=np.zeros(nr_owners, np.int64),
         chunk_next=np.full(nr_regions, -1, np.int32),
         cma_busy=np.zeros(nr_regions, np.int32),
-        count=np.zeros(Count.WORDS, np.int64),
+        counts=np.zeros(Count.WORDS, np.int64),
         refill_pfn=np.array([pfn for pfn, _ in refills], np.int64),
         refill_order=np.array([order for _, order in refills], np.int64),
     )
     for level, word in ((Level.K4, Count.REGIONS_4K_NOW), (Level.M2, Count.REGIONS_2M_NOW), (Level.G1, Count.REGIONS_1G_NOW)):
-        state.count[word] = np.count_nonzero(memory.level == level)
+        state.counts[word] = np.count_nonzero(memory.level == level)
     pfns, orders = memory.free_pfns, memory.free_orders
     if design is Design.SECRETMEM_POOL:
         pfns, orders = _reserve(state, memory, pfns, orders)
@@ -269,7 +274,7 @@ def _reserve(
     """Set the pool's area aside: its free blocks leave the page allocator, its used pages can be migrated."""
     nr_regions = len(memory.level)
     first = nr_regions - int(nr_regions * CMA_SHARE) // 2 * 2
-    state.count[Count.CMA_FIRST] = first
+    state.counts[Count.CMA_FIRST] = first
     inside = pfns >= first * PAGES_PER_2M
     free = np.zeros(nr_regions, np.int64)
     for order in range(NR_ORDERS):

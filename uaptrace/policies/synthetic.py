@@ -86,11 +86,23 @@ def _exponential(seed: int, stream: str, count: int, mean: float) -> NDArray[np.
 def _log_uniform(seed: int, stream: str, count: int, low: int, high: int) -> NDArray[np.int64]:
     """Whole numbers from low to high, each doubling as likely as the next."""
     draws = uniform(seed, stream, count)
-    return np.minimum(np.floor(low * np.exp2(draws * np.log2((high + 1) / low))), high).astype(np.int64)
+    values = np.floor(low * np.exp2(draws * np.log2((high + 1) / low)))
+    out: NDArray[np.int64] = np.minimum(values, high).astype(np.int64)
+    return out
 
 
 def _owners(
-    name: str, total: float, seed: int, *, low: int, high: int, per_page: float, flags: int, changed: float, live_pages: int = LIVE_PAGES, pooled: bool = False
+    name: str,
+    total: float,
+    seed: int,
+    *,
+    low: int,
+    high: int,
+    per_page: float,
+    flags: int,
+    changed: float,
+    live_pages: int = LIVE_PAGES,
+    pooled: bool = False,
 ) -> _Events:
     """Owners of ``low`` to ``high`` pages (order 0): allocated one after the other, the first ``changed`` of them given other
     permissions, all freed together, then the owner goes. ``per_page`` requests for each page, give or take.

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``uaptrace whatif``: the same requests under each design for grouping direct-map changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from uaptrace.commands.progress import progress_bar
+from uaptrace.errors import RecordingError, UsageError
+
+if TYPE_CHECKING:
+    from uaptrace.model.updates import Update
+    from uaptrace.policies.memory import Memory
+    from uaptrace.policies.requests import Requests
+    from uaptrace.policies.simulation import Outcome
+
+_POLICIES: Final = (
+    "none",
+    "migrate_unmapped",
+    "grouped_vmalloc",
+    "pks_tables",
+    "secretmem_pool",
+    "unmapped_alloc_published",
+    "unmapped_alloc",
+)
+_KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
+_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_DEFAULT_MEMORY: Final = 4 << 30
+_DEFAULT_FRAGMENTATION: Final = 0.3
+_SLOW_FROM: Final = 100_000
+"""Requests from which it matters that the engine is not compiled."""
+
+
+class _Size(click.ParamType[int]):
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 4G or 512M", param, ctx)
+        return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--synthetic", type=click.Choice(_KINDS), help="Make requests of this kind instead of reading a recording.")
+@click.option(
+    "--requests", "count", type=click.IntRange(1, 50_000_000), default=100_000, show_default=True, help="Number of synthetic requests."
+)
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit.")
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Only this design; may be given several times. [default: all]"
+)
+@click.option("--memory", type=_Size(), help="Physical memory, such as 4G. [default: the recorded host's, else 4G]")
+@click.option(
+    "--fragmentation",
+    type=click.FloatRange(0, 1),
+    help="Share of the free memory that is in blocks below 2M. [default: the recorded buddyinfo, else 0.3]",
+)
+@click.option(
+    "--map", "map_source", type=click.Choice(["fresh", "recorded"]), default="fresh", show_default=True, help="Direct map to begin with."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this .svg or .png file.")
+def whatif(
+    file: Path | None,
+    synthetic: str | None,
+    count: int,
+    seed: int,
+    policies: tuple[str, ...],
+    memory: int | None,
+    fragmentation: float | None,
+    map_source: str,
+    as_json: bool,
+    chart: Path | None,
+) -> None:
+    """What would each design have kept of the direct map?
+
+    Replays the requests of the recording FILE, or synthetic ones, against a model of each design for grouping
+    direct-map changes, and prints splits, memory left in 2M and 1G mappings, and what it costs.
+    """
+    from uaptrace.reports import whatif as report
+
+    if (file is None) == (synthetic is None):
+        raise UsageError("give either a recording or --synthetic KIND")
+    if chart is not None and chart.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"{chart}: a chart is an .svg or .png file; give it such a name")
+    if synthetic is not None:
+        if map_source == "recorded":
+            raise UsageError("--map recorded needs a recording; leave it out with --synthetic")
+        requests, physical = _synthetic(synthetic, count, seed, memory, fragmentation)
+    else:
+        assert file is not None
+        requests, physical = _recorded(file, seed, memory, fragmentation, map_source)
+    answer = report.WhatIf(requests, physical, seed, tuple(_replay_all(policies, requests, physical)), map_source)
+    if chart is not None:
+        report.write_chart(answer, chart)
+    click.echo(json.dumps(report.as_json(answer)) if as_json else report.as_table(answer), nl=as_json)
+
+
+def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentation: float | None) -> tuple[Requests, Memory]:
+    from uaptrace.policies.memory import synthetic_memory
+    from uaptrace.policies.synthetic import synthetic_requests
+
+    physical = synthetic_memory(
+        _DEFAULT_MEMORY if memory is None else memory, _DEFAULT_FRAGMENTATION if fragmentation is None else fragmentation, seed
+    )
+    return synthetic_requests(kind, count, seed), physical
+
+
+def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory]:
+    from uaptrace.policies.memory import recorded_memory
+    from uaptrace.policies.requests import requests_from_updates
+    from uaptrace.recording import read_updates
+
+    facts = _Facts()
+
+    def seen(updates: Iterable[Update]) -> Iterator[Update]:
+        for update in updates:
+            facts.see(update)
+            yield update
+
+    with progress_bar("Reading") as progress:
+        requests = requests_from_updates(seen(read_updates(file, progress=progress)), file.name)
+    if len(requests) == 0:
+        raise RecordingError(f"{file} has no request to replay; record a workload that uses memfd_secret, modules or BPF")
+    physical = recorded_memory(
+        facts.levels,
+        facts.buddyinfo,
+        size_bytes=memory,
+        host_bytes=facts.memory_bytes,
+        fragmentation=fragmentation,
+        default_fragmentation=_DEFAULT_FRAGMENTATION,
+        keep_map=map_source == "recorded",
+        seed=seed,
+    )
+    return requests, physical
+
+
+class _Facts:
+    """What a recording says about the host's memory."""
+
+    def __init__(self) -> None:
+        self.levels: Any = None
+        self.buddyinfo = ""
+        self.memory_bytes: int | None = None
+
+    def see(self, update: Update) -> None:
+        from uaptrace.model.updates import MapReading, Start
+
+        if isinstance(update, Start):
+            self.memory_bytes = update.host.memory_bytes
+            self.buddyinfo = getattr(update, "buddyinfo", "") or getattr(update.host, "buddyinfo", "")
+        elif isinstance(update, MapReading) and update.complete and self.levels is None:
+            self.levels = update.levels.copy()
+
+
+def _replay_all(policies: tuple[str, ...], requests: Requests, memory: Memory) -> list[Outcome]:
+    from uaptrace.policies import engine
+    from uaptrace.policies.layout import Design
+    from uaptrace.policies.simulation import replay
+
+    designs = [design for design in Design if not policies or design.label in policies]
+    total = len(requests) * len(designs)
+    if not engine.is_compiled() and total > _SLOW_FROM:
+        click.echo("uaptrace: whatif runs uncompiled, many times slower; install with a C compiler (docs/whatif.md)", err=True)
+    done = 0
+    with progress_bar("Replaying") as progress:
+
+        def advance(number: int) -> None:
+            nonlocal done
+            done += number
+            progress(done, total)
+
+        return [replay(design, requests, memory, progress=advance) for design in designs]
