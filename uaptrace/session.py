@@ -52,6 +52,11 @@ class Session:
         self._known_cgroups: set[int] = set()
 
     @property
+    def source(self) -> LiveSource:
+        """Where updates come from; only for the thread that runs the session."""
+        return self._source
+
+    @property
     def state(self) -> KernelState:
         """The model; only for the thread that runs the session."""
         return self._state

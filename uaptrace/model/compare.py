@@ -40,10 +40,12 @@ class Comparison:
     first: tuple[PageDifference, ...]
 
 
-def compare(direct_map: DirectMap, reading: MapReading) -> Comparison:
+def compare(direct_map: DirectMap, reading: MapReading, *, absent_is_hole: bool = False) -> Comparison:
     """Compare every page: the size of its mapping, and whether it is present.
 
     A complete reading is compared with all that the model holds, any other one with the regions that it covers.
+    ``absent_is_hole``: the reading cannot tell an absent entry from no entry (ptdump prints neither): only whether a page is
+    present, and by which size of mapping, is compared.
     """
     n = len(reading.levels)
     first = 0 if reading.complete else reading.first_region
@@ -63,6 +65,8 @@ def compare(direct_map: DirectMap, reading: MapReading) -> Comparison:
         theirs = _pages(theirs_level[~simple], _rows_of_reading(reading, rest))
         both_holes = (ours == _HOLE) & (theirs == _HOLE)
         compared += int(both_holes.size - np.count_nonzero(both_holes))
+        if absent_is_hole:
+            ours, theirs = (np.where(pages & _ABSENT != 0, _HOLE, pages) for pages in (ours, theirs))
         differs = ours != theirs
         differing += int(np.count_nonzero(differs))
         if len(shown) < MAX_FIRST:

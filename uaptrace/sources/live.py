@@ -234,6 +234,11 @@ class LiveSource:
         cache = self.read_cache(region for reading in maps for region in split_regions(reading))
         return [*maps, *([cache] if cache is not None else []), self.read_counters()]
 
+    def count(self, counters: Iterable[Counter]) -> int:
+        """Sum of some kernel-side counters now."""
+        words = self._counters.read()
+        return sum(int(words[counter]) for counter in counters)
+
     def read_ptdump(self) -> str | None:
         """The kernel's own dump of its page tables (CONFIG_PTDUMP_DEBUGFS); None where it has none."""
         fd = self._loaded.files.get("ptdump")
@@ -250,8 +255,7 @@ class LiveSource:
     # ---- inside ----
 
     def _cache_operations(self) -> int:
-        words = self._counters.read()
-        return int(sum(int(words[counter]) for counter in CACHE_OPERATIONS))
+        return self.count(CACHE_OPERATIONS)
 
     def _rows(self) -> CacheRows | None:
         fd = self._loaded.files.get("unmapped_alloc")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uaptrace verify."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.errors import UsageError, VerifyFoundError
+from uaptrace.verification import Verdict, counters_verdict, map_verdict
+
+
+@click.command()
+@click.option(
+    "--oracle", type=click.Choice(["kcore", "ptdump", "counters"]), default="kcore", show_default=True, help="What to compare with."
+)
+@click.option(
+    "--duration", "duration_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Trace for so many seconds first."
+)
+@click.option("--until", "until_file", type=click.Path(path_type=Path), metavar="FILE", help="Trace until this file exists.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@ready_file_option
+@tracing_options
+@click.pass_context
+def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path | None, as_json: bool, ready_file: Path | None) -> None:
+    """Compare the live state with an independent reading. Exit status: 0 only if no page differs, else 5.
+
+    \b
+    kcore     a fresh reading of the page tables
+    ptdump    the kernel's own dump of them (CONFIG_PTDUMP_DEBUGFS)
+    counters  meminfo's DirectMap changes, vmstat's splits, debugfs' rows
+    """
+    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
+        if oracle == "ptdump" and session.source.read_ptdump() is None:
+            raise UsageError("this kernel has no page table dump (CONFIG_PTDUMP_DEBUGFS): use --oracle kcore")
+        announce(ready_file)
+        with stopped_by_signals(session.stop):
+            deadline = time.monotonic() + duration_s
+
+            def over() -> bool:
+                return until_file.exists() if until_file is not None else time.monotonic() >= deadline
+
+            session.run(0.25, until=over)
+        verdict = counters_verdict(session) if oracle == "counters" else map_verdict(session, oracle)
+    click.echo(json.dumps(verdict.to_json()) if as_json else _text(verdict))
+    if verdict.differing:
+        raise VerifyFoundError(f"{verdict.differing} of {verdict.compared} {verdict.unit} differ from {oracle}")
+
+
+def _text(verdict: Verdict) -> str:
+    document: dict[str, Any] = verdict.to_json()
+    lines = [
+        f"{verdict.compared} {verdict.unit} compared with {verdict.oracle}: {verdict.differing} differ",
+        f"state: {'exact' if document['exact'] else 'inexact: ' + '; '.join(document['reasons'])}",
+    ]
+    lines += [f"  {first['what']}: here {first['ours']}, there {first['theirs']}" for first in document["first"]]
+    if not verdict.settled:
+        lines.append("  the map kept changing while it was read: pages that changed meanwhile may be among those that differ")
+    return "\n".join(lines)
