@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events a second from the ring to a snapshot on one core: a real ring buffer, the mapped reader, the model, a snapshot.
+
+``mix`` is what a real kernel sent (bench/data, recorded in a virtual machine; how is in docs/performance.md); ``worst`` splits a new region
+with every event. Rates are per second of CPU time of the one thread that does it all.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import bpf_run, worst
+from bench.ring_fill import RecordRing
+from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
+from uaptrace.model.state import KernelState
+from uaptrace.model.updates import Records, Update
+from uaptrace.sources.ring import MappedRing
+from uaptrace.wire import RECORD, Batch
+
+RING_BYTES = 16 << 20
+BATCH_BYTES = 1 << 20
+ROUNDS = 7
+MIX = Path(__file__).with_name("data") / "mix.uap"
+MIX_GOAL = Goal(5e6)
+WORST_GOAL = Goal(1e6)
+
+
+def seconds_for(ring: RecordRing, before: Sequence[Update], records: Batch, *, snapshots: bool = True) -> float:
+    """CPU time for all records, through the ring in as many turns as it takes, a snapshot after each."""
+    state = KernelState()
+    for update in before:
+        state.update(update)
+    seconds = 0.0
+    taken = 0
+
+    def take() -> None:
+        nonlocal taken
+        while len(batch := mapped.drain(BATCH_BYTES)):
+            taken += len(batch)
+            state.update(Records(batch))
+        if snapshots:
+            state.snapshot(int(records["time_ns"][-1]), 0.0)
+
+    with MappedRing(ring.fd, ring.ring_bytes) as mapped:
+        for at in range(0, len(records), ring.capacity):
+            ring.put(records[at : at + ring.capacity])
+            seconds += cpu_time_s(take)
+    assert taken == len(records), (taken, len(records))
+    return seconds
+
+
+def measure_mix(ring: RecordRing) -> list[Row]:
+    if not MIX.exists():
+        return [not_measured("pipeline.mix.events_per_s", "events/s", f"{MIX.name} is missing", MIX_GOAL)]
+    from uaptrace.recording import read_updates
+
+    before: list[Update] = []
+    parts: list[Batch] = []
+    for update in read_updates(MIX):
+        if isinstance(update, Records):
+            part = np.zeros(len(update.batch), RECORD)
+            for name in RECORD.names or ():
+                part[name] = update.batch[name]
+            parts.append(part)
+        elif not parts:
+            before.append(update)
+    records = np.concatenate(parts)
+    rates = [len(records) / seconds_for(ring, before, records) for _ in range(ROUNDS)]
+    kinds = np.bincount(records["kind"], minlength=16)
+    from uaptrace.events import Kind
+
+    shares = ", ".join(f"{Kind(k).name} {100 * kinds[k] / len(records):.1f}%" for k in np.argsort(-kinds)[:6] if kinds[k])
+    return [row("pipeline.mix.events_per_s", rates, "events/s", goal=MIX_GOAL, note=f"{len(records)} recorded records: {shares}")]
+
+
+def measure_worst(ring: RecordRing) -> list[Row]:
+    before = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    # Two mixes; the row is the slower of them.
+    mixes = {"SPLIT alone": worst.only_splits(ring.capacity), "SPLIT and SET_DIRECT_MAP": worst.splits(ring.capacity)}
+    rates = {name: [len(records) / seconds_for(ring, before, records) for _ in range(ROUNDS)] for name, records in mixes.items()}
+    slower = min(rates, key=lambda name: statistics.median(rates[name]))
+    said = "; ".join(f"{name}: {statistics.median(values) / 1e6:.2f} M/s" for name, values in rates.items())
+    return [row("pipeline.worst.events_per_s", rates[slower], "events/s", goal=WORST_GOAL, note=f"1 TiB at 2M before; {said}")]
+
+
+def measure_linear(ring: RecordRing) -> list[Row]:
+    """Time for each event must not depend on how many there are."""
+    before = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    rows = []
+    for nr_events in (1 << 16, 1 << 18, 1 << 20):
+        records = worst.splits(nr_events)
+        times = [seconds_for(ring, before, records, snapshots=False) / nr_events * 1e9 for _ in range(3)]
+        rows.append(row(f"linear.events.{nr_events}.ns_per_event", times, "ns"))
+    return rows
+
+
+def main() -> int:
+    if why := bpf_run.why_not():
+        emit(
+            [
+                not_measured("pipeline.mix.events_per_s", "events/s", why, MIX_GOAL),
+                not_measured("pipeline.worst.events_per_s", "events/s", why, WORST_GOAL),
+            ]
+        )
+        return 0
+    ring = RecordRing(RING_BYTES)
+    emit(measure_mix(ring))
+    emit(measure_worst(ring))
+    emit(measure_linear(ring))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
