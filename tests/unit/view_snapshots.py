@@ -154,11 +154,32 @@ def make(seconds: float = 60.0, *, layout: str = "grouped", series: bool = True,
         other_mappings=4,
     )
     rows = tuple(
-        SplitRow(level, cause, tgid, comm, 77, cgroup, 1000 + i, stack, count, START_NS + 10**9 * i, START_NS + 10**9 * (i + 5), (262144 + 512 * i,))
+        SplitRow(
+            level,
+            cause,
+            tgid,
+            comm,
+            77,
+            cgroup,
+            1000 + i,
+            stack,
+            count,
+            START_NS + 10**9 * i,
+            START_NS + 10**9 * (i + 5),
+            (262144 + 512 * i,),
+        )
         for i, (level, cause, tgid, comm, cgroup, stack, count) in enumerate(
             (
                 (Level.M2, Cause.UNMAPPED_ALLOC, 4211, "signer", "/system.slice/signer.service", STACK, 8 + n // 60),
-                (Level.M2, Cause.MODULE, 512, "modprobe", "/user.slice/user-0.slice", STACK[:2] + ("module_alloc+0x91", "load_module+0x5aa"), 12),
+                (
+                    Level.M2,
+                    Cause.MODULE,
+                    512,
+                    "modprobe",
+                    "/user.slice/user-0.slice",
+                    (*STACK[:2], "module_alloc+0x91", "load_module+0x5aa"),
+                    12,
+                ),
                 (Level.M2, Cause.BPF, 733, "bpftool", "/user.slice/user-0.slice", ("bpf_prog_pack_alloc+0x44",), 3),
                 (Level.M2, Cause.SELF, 900, "uaptrace", "/system.slice/uaptrace.service", (), 2),
                 (Level.G1, Cause.UNMAPPED_ALLOC, 4211, "signer", "", STACK, 1),
@@ -172,7 +193,16 @@ def make(seconds: float = 60.0, *, layout: str = "grouped", series: bool = True,
             (512, "modprobe", "/user.slice/user-0.slice/session-3.scope", 9 * n, 3 * n, 6 * n, 12, 1),
             (61, "kswapd0", "/", 37, 11, 2048, 0, 0),
             (733, "bpftool", "", 21, 0, 0, 3, 0),
-            (1207, "kubepods-agent", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod3f1c.slice/cri-containerd-77aa.scope", 12, 11, 12, 0, 0),
+            (
+                1207,
+                "kubepods-agent",
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod3f1c.slice/cri-containerd-77aa.scope",
+                12,
+                11,
+                12,
+                0,
+                0,
+            ),
         )
     )
     hooks = tuple(
@@ -248,7 +278,9 @@ def inexact(snapshot: Snapshot) -> Snapshot:
 def broken_audit(snapshot: Snapshot) -> Snapshot:
     """The same with invariant 2 broken."""
     violation = Violation(2, START_NS + 10**9, 262148, 1, "absent from the direct map", "4K present", 4211, "signer", STACK[:4])
-    audit = tuple(replace(r, violated=13, first=(violation,), note="Refill left pages mapped.") if r.number == 2 else r for r in snapshot.audit)
+    audit = tuple(
+        replace(r, violated=13, first=(violation,), note="Refill left pages mapped.") if r.number == 2 else r for r in snapshot.audit
+    )
     return replace(snapshot, audit=audit)
 
 
@@ -261,7 +293,7 @@ def empty() -> Snapshot:
         host=HostInfo(),
         exactness=Exactness(False, ("the direct map was not read yet",)),
         loss=Loss(),
-        direct_map=DirectMapView({lv: 0 for lv in (Level.K4, Level.M2, Level.G1)}, {}, 0, 0, 0, 0),
+        direct_map=DirectMapView(dict.fromkeys((Level.K4, Level.M2, Level.G1), 0), {}, 0, 0, 0, 0),
         splits=SplitsView({}, {}, {}),
         cache=None,
         operations={},
