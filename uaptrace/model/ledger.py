@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,9 @@ PFNS_PER_GROUP: Final = 8
 _IN_CACHE: Final = int(Flag.IN_CACHE | Flag.IN_SHRINK)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(NamedTuple):
+    """A tuple: hashing it for each run of equal splits is what taking in splits costs most."""
+
     level: int
     tgid: int
     cgroup_id: int
@@ -82,14 +83,18 @@ class Ledger:
             heads = _starts(keys)
         ends = np.append(heads[1:], len(index))
         pfn, time_ns = columns.of("pfn", index), columns.of("time_ns", index)
-        for start, end in zip(heads.tolist(), ends.tolist(), strict=True):
-            lv, tgid, cgroup_id, stack_id, in_cache = (int(key[start]) for key in keys)
+        first_ns = np.minimum.reduceat(time_ns, heads).tolist()
+        last_ns = np.maximum.reduceat(time_ns, heads).tolist()
+        values = [key[heads].tolist() for key in keys]
+        for start, end, first, last, lv, tgid, cgroup_id, stack_id, in_cache in zip(
+            heads.tolist(), ends.tolist(), first_ns, last_ns, *values, strict=True
+        ):
             group = self._group(_Key(lv, tgid, cgroup_id, stack_id, bool(in_cache)))
-            if group.count == 0:
-                group.first_time_ns = int(time_ns[start])
+            if group.count == 0 or first < group.first_time_ns:
+                group.first_time_ns = first
             group.count += end - start
-            group.first_time_ns = min(group.first_time_ns, int(time_ns[start:end].min()))
-            group.last_time_ns = max(group.last_time_ns, int(time_ns[start:end].max()))
+            if last > group.last_time_ns:
+                group.last_time_ns = last
             if len(group.pfns) < PFNS_PER_GROUP:
                 group.pfns += pfn[start : min(end, start + PFNS_PER_GROUP - len(group.pfns))].tolist()
 
