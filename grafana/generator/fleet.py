@@ -113,6 +113,7 @@ def overview() -> Row:
                 "everywhere.",
                 *(Query(_hosts_between(least, below), name, instant=True) for name, least, below in BANDS),
                 unit="locale",
+                title_size=13,
                 width=12,
                 overrides=tuple(named_color(name, color) for (name, _, _), color in zip(BANDS, (RED, ORANGE, YELLOW, GREEN), strict=True)),
             ),
@@ -128,10 +129,10 @@ def hosts() -> Row:
         f" / (sum by (instance) (increase({metric('unmapped_cache_requests_total')}[$__range])) > 0)"
     )
     return Row(
-        "Worst first",
+        "One by one",
         [
             table(
-                "Hosts",
+                "Hosts, worst first",
                 "All hosts, least memory in large mappings first. A click on a host opens its *Direct map* dashboard for the same time. "
                 "Empty: not known (no unmapped cache in that kernel, no request, or nothing to compare yet), which is not zero.",
                 Query(SHARE, instant=True, table=True),

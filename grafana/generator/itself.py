@@ -153,6 +153,7 @@ def hooks() -> Row:
                 "fentry and fexit are the cheapest, kprobes the fall-back for functions that those cannot reach. “none” is not attached.",
                 Query(f"sort_desc({total(metric('hooks'), 'mechanism')})", "{{mechanism}}", instant=True),
                 unit="short",
+                title_size=13,
                 decimals=0,
                 width=6,
                 height=9,

@@ -221,9 +221,10 @@ def bars(
     decimals: int | None = None,
     maximum: float | None = None,
     no_value: str | None = None,
+    title_size: int | None = None,
     overrides: Sequence[Json] = (),
 ) -> Panel:
-    """Horizontal bars, one for each series."""
+    """Horizontal bars, one for each series. ``title_size``: for few bars, whose names would become large."""
     defaults = _defaults(unit, decimals, 0, maximum, no_value)
     defaults |= {"color": {"mode": "thresholds"}, "thresholds": steps or thresholds(BLUE)}
     options = {
@@ -236,7 +237,7 @@ def bars(
         "minVizWidth": 8,
         "minVizHeight": 16,
         "maxVizHeight": 300,
-        "text": {"titleSize": 13, "valueSize": 15},
+        "text": {"valueSize": 15} | ({"titleSize": title_size} if title_size else {}),
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
     }
@@ -358,7 +359,6 @@ def _variables(*, one_host: bool) -> list[Json]:
         "name": "datasource",
         "label": "Data source",
         "query": "prometheus",
-        "current": {},
         "hide": 0,
         "refresh": 1,
         "regex": "",
@@ -373,7 +373,6 @@ def _variables(*, one_host: bool) -> list[Json]:
         "label": "Host",
         "datasource": DATASOURCE,
         "query": {"query": "label_values(uaptrace_build_info, instance)", "refId": "instance", "qryType": 1},
-        "current": {} if one_host else {"text": ["All"], "value": ["$__all"]},
         "hide": 0,
         "refresh": 2,
         "regex": "",
@@ -383,6 +382,8 @@ def _variables(*, one_host: bool) -> list[Json]:
         "includeAll": True,
         "skipUrlSync": False,
     }
+    if not one_host:
+        instance["current"] = {"text": ["All"], "value": ["$__all"]}
     return [datasource, instance]
 
 
