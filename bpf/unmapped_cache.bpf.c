@@ -270,15 +270,15 @@ static __always_inline int cache_free_exit(void)
 ENTER(CACHE_FREE, cache_free_enter(ARG(0), (u32)ARG(1)))
 EXIT(CACHE_FREE, 2, cache_free_exit())
 
-/* Bytes of up to eight pages of the block that are not zero, in words of eight; -1 where they cannot be read. */
+/* Bytes of up to four pages of the block that are not zero, in words of eight; -1 where they cannot be read. */
 static __always_inline int bytes_not_zero(u64 pfn, u32 order, u32 slot)
 {
 	struct uap_scratch *s = scratch.lookup(&slot);
-	u32 nr = 1U << (order & 15), step = nr > 8 ? nr / 8 : 1, i, j, found = 0;
+	u32 nr = 1U << (order & 15), step = nr > 4 ? nr / 4 : 1, i, j, found = 0;
 
 	if (!s)
 		return -1;
-	for (i = 0; i < 8; i++) {
+	for (i = 0; i < 4; i++) {
 		if (i >= nr)
 			break;
 		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)direct_address(pfn + i * step)))
