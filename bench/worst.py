@@ -36,9 +36,9 @@ def splits(nr_events: int, *, seed: int = 1) -> Batch:
     regions = rng.permutation(REGIONS_PER_TIB)[:nr_regions].astype(np.uint64)
     records = np.zeros(2 * nr_regions, RECORD)
     records["time_ns"] = 1000 + 500 * np.arange(len(records), dtype=np.uint64)
-    records["tid"] = records["tgid"] = 1000 + np.repeat(rng.integers(0, 64, nr_regions), 2)
+    records["tid"] = records["tgid"] = 1000 + np.repeat(rng.integers(0, 16, nr_regions), 2)
     records["cgroup_id"] = 1
-    records["stack_id"] = 1 + np.repeat(rng.integers(0, 64, nr_regions), 2)
+    records["stack_id"] = 1 + np.repeat(rng.integers(0, 16, nr_regions), 2)
     split, change = records[0::2], records[1::2]
     split["kind"], split["pfn"], split["nr_pages"] = Kind.SPLIT, regions * PAGES_PER_2M, PAGES_PER_2M
     split["before"], split["after"] = Mapping.M2, Mapping.K4
