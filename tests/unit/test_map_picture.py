@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import view_snapshots as snapshots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.unit import view_snapshots as snapshots
 from uaptrace.errors import UsageError
 from uaptrace.model.snapshot import RegionTable
 from uaptrace.reports import map_scene

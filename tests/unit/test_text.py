@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import view_snapshots as snapshots
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit import view_snapshots as snapshots
 from uaptrace.model.snapshot import Exactness
 from uaptrace.reports.text import GROUPS, audit_to_text, folded_stacks, snapshot_to_text, splits_to_text
 from uaptrace.units import Level
@@ -210,9 +210,11 @@ def test_history_forgets_what_is_later_when_time_goes_back() -> None:
     for second in (60, 61, 62, 61):
         history.add(snapshots.make(second))
     assert [s.time_ns for s in history.samples] == [snapshots.make(s).time_ns for s in (60, 61)]
-    assert history.rates is None
-    history.add(snapshots.make(62))
     assert history.rates is not None
+    assert history.rates.interval_s == 1.0
+    before = history.rates
+    assert history.add(snapshots.make(61, with_regions=False)) == before, "the same moment again has the same rates"
+    assert history.add(snapshots.make(10)) is None
 
 
 def test_meminfo_levels_are_named_like_the_kernel_does() -> None:

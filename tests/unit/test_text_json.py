@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import view_snapshots as snapshots
 
+from tests.unit import view_snapshots as snapshots
 from uaptrace.model.snapshot import Cause
 from uaptrace.reports.map_picture import MapPicture
 from uaptrace.reports.text import GROUPS, audit_to_json, snapshot_to_json, splits_to_json

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-import view_snapshots as snapshots
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from tests.unit import view_snapshots as snapshots
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.tui.app import TopApp

@@ -237,6 +237,7 @@ class TopApp(App[None]):
             self._switch()
             self._draw_view()
         self._header_shown = ""
+        self._poll()  # A replay that is paused has the map of this moment at once.
         self._draw_frame()
 
     def action_help(self) -> None:

@@ -9,7 +9,7 @@ from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, 
 from uaptrace.units import NR_ORDERS, Level
 from uaptrace.views import words
 from uaptrace.views.charts import bar, sparkline
-from uaptrace.views.lines import Line, Style, fit, heading, line, paragraph, wrap
+from uaptrace.views.lines import Line, Style, fit, heading, line, paragraph, text_of, wrap
 from uaptrace.views.rates import Rates, Sample, totals
 
 NOT_IN_KERNEL = "not in this kernel"
@@ -310,7 +310,8 @@ def invariant_line(row: InvariantRow, title_width: int) -> Line:
     """``2 title   checked  broken  BROKEN``."""
     state: tuple[str, Style] = ("BROKEN", "bad") if row.violated else ("holds", "good") if row.checked else ("not checked", "dim")
     title = words.shorten(row.title, title_width - 1)
-    return line(f" {row.number:>3} {title:<{title_width}}{words.compact(row.checked, 8):>9}{words.compact(row.violated, 7):>8}  ", state)
+    counts = f"{words.compact(row.checked, 8):>9}{words.compact(row.violated, 7):>8}  "
+    return line(f" {row.number:>3} {title:<{title_width}}", counts, state)
 
 
 def audit_detail(snapshot: Snapshot, width: int) -> list[Line]:
@@ -321,6 +322,11 @@ def audit_detail(snapshot: Snapshot, width: int) -> list[Line]:
     title_width = max(12, width - 4 - 9 - 8 - 14)
     for row in snapshot.audit:
         out.append(invariant_line(row, title_width))
+        if len(row.title) >= title_width:
+            whole = paragraph(row.title, title_width + 4, indent="     ")
+            cut = text_of(whole[0])
+            out[-1] = line(f" {row.number:>3} {cut[5:]:<{title_width}}", *out[-1][1:])
+            out.extend(whole[1:])
         if row.note:
             out.extend(paragraph(row.note, width, indent="     ", style="dim"))
         for violation in row.first:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from uaptrace.model.snapshot import Snapshot
@@ -62,28 +63,48 @@ def totals(snapshot: Snapshot) -> dict[str, int | None]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What rates need of a snapshot, so that no whole snapshot has to be kept."""
+
+    time_ns: int
+    tracing: tuple[int, str]
+    """Start of tracing and boot: counts of different ones do not compare."""
+    totals: Mapping[str, int | None]
+
+
+def moment(snapshot: Snapshot) -> Moment:
+    """The moment of a snapshot."""
+    return Moment(snapshot.time_ns, (snapshot.start_time_ns, snapshot.host.boot_id), totals(snapshot))
+
+
 def rates_between(earlier: Snapshot | None, later: Snapshot) -> Rates | None:
     """Rates from ``earlier`` to ``later``.
 
     None where they are not two moments, in order, of one tracing (first snapshot, a step back in a replay, another boot).
     """
-    if earlier is None or later.time_ns <= earlier.time_ns:
-        return None
-    if earlier.start_time_ns != later.start_time_ns or earlier.host.boot_id != later.host.boot_id:
+    return _rates(moment(earlier), moment(later)) if earlier is not None else None
+
+
+def _rates(earlier: Moment, later: Moment) -> Rates | None:
+    if later.time_ns <= earlier.time_ns or earlier.tracing != later.tracing:
         return None
     interval_s = (later.time_ns - earlier.time_ns) / 1e9
-    before, after = totals(earlier), totals(later)
-    return Rates(interval_s, **{name: _rate(before[name], after[name], interval_s) for name in after})
+    return Rates(interval_s, **{name: _rate(earlier.totals[name], value, interval_s) for name, value in later.totals.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What the history keeps of one snapshot."""
 
-    time_ns: int
+    moment: Moment
     large_share: float | None
     absent_bytes: int
     rates: Rates | None
+
+    @property
+    def time_ns(self) -> int:
+        return self.moment.time_ns
 
 
 class History:
@@ -91,7 +112,6 @@ class History:
 
     def __init__(self, capacity: int = 240) -> None:
         self._samples: deque[Sample] = deque(maxlen=capacity)
-        self._last: Snapshot | None = None
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -103,16 +123,15 @@ class History:
         return self._samples[-1].rates if self._samples else None
 
     def add(self, snapshot: Snapshot) -> Rates | None:
-        """Takes a new snapshot in; returns the rates since the one before."""
-        if self._last is not None and (
-            self._last.start_time_ns != snapshot.start_time_ns or self._last.host.boot_id != snapshot.host.boot_id
-        ):
+        """Takes a new snapshot in; returns the rates since the one before it."""
+        now = moment(snapshot)
+        if self._samples and self._samples[-1].moment.tracing != now.tracing:
             self._samples.clear()
-        while self._samples and self._samples[-1].time_ns >= snapshot.time_ns:
+        while self._samples and self._samples[-1].time_ns >= now.time_ns:
             self._samples.pop()
-        rates = rates_between(self._last, snapshot)
-        self._samples.append(Sample(snapshot.time_ns, snapshot.direct_map.large_share, snapshot.direct_map.absent_bytes, rates))
-        self._last = snapshot
+        rates = _rates(self._samples[-1].moment, now) if self._samples else None
+        view = snapshot.direct_map
+        self._samples.append(Sample(now, view.large_share, view.absent_bytes, rates))
         return rates
 
 
