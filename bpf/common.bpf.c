@@ -241,6 +241,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 	nr = (u32)size / 8;
 	if (nr > UAP_STACK_FRAMES)
 		nr = UAP_STACK_FRAMES;
+#pragma clang loop unroll(disable)
 	for (i = 0; i < UAP_STACK_FRAMES; i++) {
 		u64 frame = s->e[i] & (0 - (u64)((i - nr) >> 31));	/* no branch: one path for the verifier */
 
@@ -251,6 +252,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 		hash = 1;
 	if (sent_stacks.lookup(&hash))
 		return hash;
+#pragma clang loop unroll(disable)
 	for (i = 0; i < UAP_STACK_FRAMES / 4; i++) {
 		u64 *p;
 

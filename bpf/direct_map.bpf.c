@@ -144,6 +144,7 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 		send_uncertain(pfn, nr);
 		return;
 	}
+#pragma clang loop unroll(disable)
 	for (i = 0; i < 5; i++) {
 		struct uap_block_state state = {};
 		struct uap_record *r;

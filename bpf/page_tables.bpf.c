@@ -111,6 +111,7 @@ static __always_inline void region_state(u64 pfn, u32 nr, u32 slot, struct uap_b
 			return;
 	}
 	/* A fixed number of steps without a branch: the verifier follows one path through it, not two for each step. */
+#pragma clang loop unroll(disable)
 	for (i = 0; i < 512; i++)
 		present += (u32)s->e[i] & (u32)UAP_PRESENT & ((i - nr) >> 31);
 	state->nr_present = present;
@@ -120,16 +121,18 @@ static __always_inline void region_state(u64 pfn, u32 nr, u32 slot, struct uap_b
 /* Pages of a block of the buddy kind (2^order pages, naturally aligned; order 10 takes two regions). */
 static __always_inline void block_state(u64 pfn, u32 order, u32 slot, struct uap_block_state *state)
 {
-	struct uap_block_state second = {};
-	u32 nr = 1U << (order & 15);
+	u32 nr = 1U << (order & 15), i, mapping = 0;
 
-	if (nr <= 512) {
-		region_state(pfn, nr, slot, state);
-		return;
+	state->nr_present = 0;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 2; i++) {
+		struct uap_block_state part = {};
+
+		region_state(pfn + i * 512, nr < 512 ? nr : 512, slot, &part);
+		state->nr_present += part.nr_present;
+		mapping = !i ? part.mapping : part.mapping == mapping ? mapping : (mapping & UAP_LEVEL_MASK) | UAP_MIXED;
+		if (nr <= 512)
+			break;
 	}
-	region_state(pfn, 512, slot, state);
-	region_state(pfn + 512, 512, slot, &second);
-	state->nr_present += second.nr_present;
-	if (second.mapping != state->mapping)
-		state->mapping = (state->mapping & UAP_LEVEL_MASK) | UAP_MIXED;
+	state->mapping = mapping;
 }

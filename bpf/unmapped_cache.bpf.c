@@ -278,11 +278,13 @@ static __always_inline int bytes_not_zero(u64 pfn, u32 order, u32 slot)
 
 	if (!s)
 		return -1;
+#pragma clang loop unroll(disable)
 	for (i = 0; i < 4; i++) {
 		if (i >= nr)
 			break;
 		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)direct_address(pfn + i * step)))
 			return -1;
+#pragma clang loop unroll(disable)
 		for (j = 0; j < 512; j++)
 			found += (u32)((s->e[j] | -s->e[j]) >> 63) * 8;	/* no branch: see region_state() */
 	}

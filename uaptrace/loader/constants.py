@@ -15,6 +15,7 @@ VARIABLES: Final = (
     "init_top_pgt",
     "init_mm",
     "page_offset_base",
+    "vmalloc_base",
     "vmemmap_base",
     "__pgtable_l5_enabled",
     "phys_base",
@@ -55,9 +56,12 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         pgd = read_u64(memory, symbols["init_mm"] + btf.member_offset("mm_struct", "pgd"))
     else:
         raise CannotTraceError("neither init_top_pgt nor init_mm is in /proc/kallsyms: CONFIG_KALLSYMS_ALL=y is needed")
+    page_offset = _number(memory, symbols, "page_offset_base", read_u64, _PAGE_OFFSET[levels])
+    # With KASLR the regions are closer together than their largest sizes: the direct map ends before vmalloc's at the latest.
+    vmalloc = _number(memory, symbols, "vmalloc_base", read_u64, page_offset + _DIRECT_MAP_BYTES[levels])
     return KernelConstants(
-        page_offset=_number(memory, symbols, "page_offset_base", read_u64, _PAGE_OFFSET[levels]),
-        direct_map_size=_DIRECT_MAP_BYTES[levels],
+        page_offset=page_offset,
+        direct_map_size=min(_DIRECT_MAP_BYTES[levels], vmalloc - page_offset),
         vmemmap=_number(memory, symbols, "vmemmap_base", read_u64, _VMEMMAP[levels]),
         init_pgd=pgd,
         levels=levels,

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside the virtual machine: one load, many phases, everything seen written down as JSON for the tests outside.
+
+``python -m tests.vm.guest OUT.json [--recording FILE] [--mix-seconds N] [--faults] [--small-ring] [--commands]``
+
+After each phase the workload has ended and nothing moves, so the state can be held against what this project did not
+write: the kernel's debugfs rows, vmstat, meminfo, its own page table dump, a fresh reading of the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from uaptrace.loader.attach import LoaderOptions, load
+from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.reports.documents import audit_to_json, snapshot_to_json, splits_to_json
+from uaptrace.session import Session
+from uaptrace.sources.debugfs import parse_unmapped_alloc
+from uaptrace.sources.live import LiveSource
+from uaptrace.sources.privileges import drop_privileges
+from uaptrace.sources.procfs import parse_meminfo, parse_vmstat
+from uaptrace.verification import map_verdict
+
+TOP = Path(__file__).parents[2]
+WORKLOAD = str(TOP / "kernel/workload")
+UAPTRACE = str(TOP / ".venv/bin/uaptrace")
+DEBUGFS_ROWS = Path("/sys/kernel/debug/unmapped_alloc")
+FAULTS = Path("/sys/kernel/debug/unmapped_alloc_fault")
+PTDUMP = Path("/sys/kernel/debug/page_tables/kernel")
+FAULT_NAMES = {
+    1: "refill unmaps only the requested pages",
+    2: "release does not remap",
+    4: "pageblock bit left set",
+    8: "set_direct_map error ignored",
+}
+
+
+def say(text: str) -> None:
+    print(f"[{time.monotonic():7.1f}] {text}", file=sys.stderr, flush=True)
+
+
+def kernel_says() -> dict[str, Any]:
+    """The kernel's own figures, read by this test and not by the tool."""
+    vmstat = parse_vmstat(Path("/proc/vmstat").read_text())
+    meminfo = parse_meminfo(Path("/proc/meminfo").read_text())
+    rows = parse_unmapped_alloc(DEBUGFS_ROWS.read_text()) if DEBUGFS_ROWS.exists() else None
+    return {
+        "splits": {"2m": vmstat.get("direct_map_level2_splits"), "1g": vmstat.get("direct_map_level3_splits")},
+        "direct_map": {name: value for name, value in meminfo.items() if name.startswith("DirectMap")},
+        "rows": None if rows is None else {"free": rows.free, "cached": rows.cached, "released": rows.released},
+    }
+
+
+class Guest:
+    """One live session, and what it saw in each phase. Runs as root: the workloads and the kernel's own files need it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.phases: list[dict[str, Any]] = []
+
+    def workload(self, *arguments: str) -> dict[str, Any]:
+        """Run the workload while the session takes events in; its own report."""
+        with subprocess.Popen([sys.executable, WORKLOAD, *arguments], stdout=subprocess.PIPE, text=True) as process:
+            self.session.run(0.5, until=lambda: process.poll() is not None)
+            assert process.stdout is not None
+            said = process.stdout.read()
+        if process.returncode:
+            raise SystemExit(f"workload {' '.join(arguments)} failed with status {process.returncode}: {said}")
+        report: dict[str, Any] = json.loads(said)
+        return report
+
+    def phase(self, name: str, *arguments: str) -> dict[str, Any]:
+        """Run a workload (or nothing), let everything settle, and compare."""
+        before = kernel_says()
+        earlier = self.session.finish()
+        say(f"{name}: {' '.join(arguments)}")
+        report = self.workload(*arguments) if arguments else None
+        return self.look(name, report, before, snapshot_to_json(earlier))
+
+    def look(self, name: str, report: Any, before: Any, earlier: Any) -> dict[str, Any]:
+        seen: dict[str, Any] = {"name": name, "workload": report, "kernel_before": before, "before": earlier}
+        fresh = map_verdict(self.session, "kcore")
+        seen["kcore"] = fresh.to_json()
+        if PTDUMP.exists():
+            seen["ptdump"] = map_verdict(self.session, "ptdump").to_json()
+        snapshot = self.session.finish()
+        seen["kernel_after"] = kernel_says()
+        seen["after"] = snapshot_to_json(snapshot)
+        seen["audit"] = audit_to_json(snapshot)
+        self.phases.append(seen)
+        say(f"  kcore differs by {fresh.differing}, lost {snapshot.loss.total}, {snapshot.exactness.reasons or 'exact'}")
+        return seen
+
+
+def processes_state() -> dict[str, str]:
+    """Of this process: what the daemon would be after giving up its privileges."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: line.split(":", 1)[1].strip() for line in lines if line.startswith(("Uid", "CapEff", "VmRSS"))}
+
+
+def in_daemon_child(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run in a fork that has given up every privilege, as the daemon has: its answer."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            drop_privileges()
+            answer = function()
+        except BaseException as error:
+            answer = {"error": repr(error)}
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        answer = json.loads(stream.read())
+    os.waitpid(pid, 0)
+    return answer
+
+
+def faults(guest: Guest) -> list[dict[str, Any]]:
+    """Switch on each fault, make the kernel meet it, and see which invariants the auditor says are broken."""
+    found = []
+    for bit, name in FAULT_NAMES.items():
+        guest.workload("shrink", "--pages", "1000000")
+        guest.session.finish()
+        before = {row.number: row.violated for row in guest.session.finish().audit}
+        FAULTS.write_text(f"{bit:#x}")
+        begin = time.monotonic()
+        report = guest.workload("secretmem", "--pages", "1021")
+        if bit in (2, 4):
+            report = guest.workload("shrink", "--pages", "1000000")
+        worked = time.monotonic()
+        # The pageblock bit is looked at between two readings: let the loop run as it would.
+        while time.monotonic() < worked + 10:
+            after = guest.session.finish().audit
+            broken = {row.number: row.violated - before.get(row.number, 0) for row in after if row.violated > before.get(row.number, 0)}
+            if broken:
+                break
+            pause_end = time.monotonic() + 1
+            guest.session.run(0.5, until=lambda end=pause_end: time.monotonic() >= end)  # type: ignore[misc]
+        seconds = time.monotonic() - worked
+        FAULTS.write_text("0")
+        first = [
+            {"number": row.number, "pfn": v.pfn, "expected": v.expected, "seen": v.seen, "comm": v.comm, "time_ns": v.time_ns}
+            for row in guest.session.finish().audit
+            for v in row.first
+            if row.number in broken and v.time_ns >= begin * 1e9
+        ]
+        say(f"fault {bit}: {name}: broken {broken} after {seconds:.1f} s")
+        found.append(
+            {
+                "bit": bit,
+                "name": name,
+                "broken": {str(n): c for n, c in broken.items()},
+                "first": first,
+                "seconds": seconds,
+                "workload": report,
+            }
+        )
+    guest.workload("shrink", "--pages", "1000000")
+    return found
+
+
+def small_ring() -> dict[str, Any]:
+    """A ring that surely overflows: the loss is counted, said, and mended."""
+    say("small ring")
+    loaded = load(LoaderOptions(ring_bytes=4096))
+    source = LiveSource(loaded)
+    try:
+        session = Session(source)
+        session.start()
+        first = session.finish()
+        # Nothing is taken in while it works: everything past 64 records is lost.
+        subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "2003"], check=True, stdout=subprocess.PIPE)
+        session.take_records()
+        during = session.state.snapshot(time.monotonic_ns(), time.time())
+        counted = source.read_counters()
+        session.state.update(counted)
+        noticed = session.state.snapshot(time.monotonic_ns(), time.time())
+        begin = time.monotonic()
+        after = session.finish()
+        while not after.exactness.exact and time.monotonic() < begin + 60:
+            after = session.finish()
+        seconds = time.monotonic() - begin
+        verdict = map_verdict(session, "kcore")
+        from uaptrace.events import Counter
+
+        emitted = counted.words[Counter.EMITTED : Counter.EMITTED + 16]
+        lost = counted.words[Counter.LOST : Counter.LOST + 16]
+        return {
+            "exact_at_first": first.exactness.exact,
+            "taken": after.loss.events_taken,
+            "taken_during": during.loss.events_taken,
+            "emitted": int(emitted.sum()),
+            "lost_in_kernel": int(lost.sum()),
+            "lost": after.loss.events_lost,
+            "exact_when_lost": noticed.exactness.exact,
+            "reasons_when_lost": list(noticed.exactness.reasons),
+            "exact_after": after.exactness.exact,
+            "reasons_after": list(after.exactness.reasons),
+            "seconds_to_exact": seconds,
+            "kcore": verdict.to_json(),
+        }
+    finally:
+        source.close()
+
+
+def commands(work: Path) -> dict[str, Any]:
+    """The daemon and the recorder as a user runs them, and what they leave behind."""
+    say("commands")
+    out: dict[str, Any] = {}
+    ready, recording = work / "ready", work / "commands.uaptrace"
+    with subprocess.Popen(
+        [UAPTRACE, "serve", "--listen", "127.0.0.1:9970", "--ready-file", str(ready)], stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        wait_for(ready, daemon)
+        status = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
+        out["daemon"] = {
+            line.split(":")[0]: line.split(":", 1)[1].strip() for line in status if line.startswith(("CapEff", "VmRSS", "Uid"))
+        }
+        subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "61"], check=True, stdout=subprocess.PIPE)
+        for name, arguments in {
+            "top": ["top", "--once", "--json", "--interval", "0.5", "--connect", "127.0.0.1:9970"],
+            "splits": ["splits", "--json", "--connect", "127.0.0.1:9970"],
+            "map": ["map", "--json", "--connect", "127.0.0.1:9970"],
+            "audit": ["audit", "--json", "--connect", "127.0.0.1:9970"],
+        }.items():
+            done = subprocess.run([UAPTRACE, *arguments], capture_output=True, text=True, check=False)
+            out[name] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
+        for path in ("metrics", "readyz", "healthz", "nowhere"):
+            out[f"http_{path}"] = get(f"http://127.0.0.1:9970/{path}")
+        daemon.terminate()
+        out["daemon"]["status_after_sigterm"] = daemon.wait(30)
+    out["programs_after_serve"] = programs()
+    ready.unlink()
+    with subprocess.Popen(
+        [UAPTRACE, "record", "-o", str(recording), "--ready-file", str(ready)], stderr=subprocess.PIPE, text=True
+    ) as recorder:
+        wait_for(ready, recorder)
+        subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "127"], check=True, stdout=subprocess.PIPE)
+        recorder.send_signal(2)
+        out["record"] = {"status": recorder.wait(30), "stderr": recorder.stderr.read() if recorder.stderr else ""}
+    done = subprocess.run([UAPTRACE, "top", "--once", "--json", "--replay", str(recording)], capture_output=True, text=True, check=False)
+    out["replay"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
+    out["programs_after_record"] = programs()
+    return out
+
+
+def get(url: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            return {"status": response.status, "body": response.read().decode()}
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, "body": error.read().decode()}
+
+
+def wait_for(ready: Path, process: subprocess.Popen[str]) -> None:
+    """Until the file is there; fails when the process ended instead."""
+    while not ready.exists():
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended with {process.returncode}: {process.stderr.read() if process.stderr else ''}")
+        time.sleep(0.05)
+
+
+def programs() -> list[dict[str, Any]]:
+    """Tracing programs that the kernel has, by bpftool."""
+    said = subprocess.run(["bpftool", "prog", "show", "-j"], capture_output=True, text=True, check=True).stdout
+    return [p for p in json.loads(said) if p["type"] in ("tracing", "kprobe")]
+
+
+def kernel_complaints() -> list[str]:
+    said = subprocess.run(["dmesg", "--level=emerg,alert,crit,err,warn"], capture_output=True, text=True, check=False).stdout
+    return [line for line in said.splitlines() if any(word in line for word in ("WARNING", "BUG", "Oops", "Call Trace", "bad page"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recording", type=Path)
+    parser.add_argument("--mix-seconds", type=int, default=60)
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--small-ring", action="store_true")
+    parser.add_argument("--commands", action="store_true")
+    parser.add_argument("--mechanism")
+    parser.add_argument("--page-alloc", default="auto")
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    result: dict[str, Any] = {"kernel": os.uname().release, "programs_before": programs()}
+    check = subprocess.run([UAPTRACE, "check", "--json"], capture_output=True, text=True, check=False)
+    result["check"] = {"status": check.returncode, "json": json.loads(check.stdout)}
+    # The cache is in use before tracing begins: its free blocks must be found in struct page.
+    subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "509"], check=True, stdout=subprocess.PIPE)
+    say("loading")
+    begin = time.monotonic()
+    loaded = load(LoaderOptions(page_alloc=PageAllocHook(args.page_alloc), mechanism=args.mechanism))
+    result["load_seconds"] = time.monotonic() - begin
+    result["hooks"] = [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in loaded.hooks]
+    source = LiveSource(loaded)
+    writer = None
+    if args.recording:
+        from uaptrace.recording import RecordingWriter
+
+        writer = RecordingWriter(args.recording, overwrite=True)
+    session = Session(source, writer)
+    begin = time.monotonic()
+    session.start()
+    result["baseline_seconds"] = time.monotonic() - begin
+    say(f"loaded in {result['load_seconds']:.1f} s, baseline in {result['baseline_seconds']:.1f} s")
+    # Reading through what was handed over needs no privilege: tried in a child that has none.
+    result["unprivileged"] = in_daemon_child(lambda: {**processes_state(), "tables": len(source.read_map()[0].levels)})
+    guest = Guest(session)
+    guest.phase("baseline")
+    guest.phase("secretmem", "secretmem", "--pages", "1021")
+    guest.phase("modules", "modules", "--times", "7")
+    guest.phase("bpf", "bpf", "--times", "11")
+    if DEBUGFS_ROWS.exists():
+        guest.phase("shrink", "shrink", "--pages", "127")
+    guest.phase("mix", "mix", "--seconds", str(args.mix_seconds), "--seed", "7")
+    result["splits"] = splits_to_json(session.finish(), "row")
+    if writer is not None:
+        writer.close()
+    result["phases"] = guest.phases
+    args.out.write_text(json.dumps(result))
+    if args.faults:
+        session._sink = None
+        result["faults"] = faults(guest)
+    source.close()
+    result["programs_after"] = programs()
+    args.out.write_text(json.dumps(result))
+    if args.small_ring:
+        result["small_ring"] = small_ring()
+        args.out.write_text(json.dumps(result))
+    if args.commands:
+        result["commands"] = commands(args.out.parent)
+    result["complaints"] = kernel_complaints()
+    args.out.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
