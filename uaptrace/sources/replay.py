@@ -56,6 +56,7 @@ class ReplaySource:
 
     ``speed``: recorded seconds for each second; None: everything at once. ``at``: seconds since the start to begin at.
     ``clock``: seconds, monotonic; ``budget_s``: longest time that one ``latest()`` may take; None: as long as it needs.
+    ``keep_checkpoints``: keep copies of the state on the way, so that going back is quick.
     It is a Feed, a ReplayControl and a RegionsOnDemand of uaptrace.tui.feed. RecordingError where the recording cannot be read.
     """
 
@@ -68,6 +69,7 @@ class ReplaySource:
         regions: bool = False,
         clock: Callable[[], float] = time.monotonic,
         budget_s: float | None = 0.2,
+        keep_checkpoints: bool = True,
         make_state: Callable[[], State] = _kernel_state,
     ) -> None:
         self.path: Final = Path(path)
@@ -79,7 +81,7 @@ class ReplaySource:
         self.start, self.start_ns, self.end_ns, nr_rows = _extent(self._chain)
         self._speed = math.inf if speed is None else speed
         self._paused = False
-        self._checkpoint_rows = max(MIN_CHECKPOINT_ROWS, nr_rows // MAX_CHECKPOINTS)
+        self._checkpoint_rows = max(MIN_CHECKPOINT_ROWS, nr_rows // MAX_CHECKPOINTS) if keep_checkpoints else nr_rows + 1
         self._checkpoints: list[_Checkpoint] = []
         self._player = _Player(self._make_state(), self._chain, Place(), -1)
         self._snapshot: Snapshot | None = None
