@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import view_snapshots as snapshots
@@ -151,6 +151,7 @@ def test_names_from_outside_cannot_break_the_screen() -> None:
     assert "\x07" not in text
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=2**64), st.integers(min_value=4, max_value=12))
 def test_compact_counts_fit_and_are_not_rounded_up(value: int, width: int) -> None:
     text = words.compact(value, width)
@@ -162,6 +163,7 @@ def test_compact_counts_fit_and_are_not_rounded_up(value: int, width: int) -> No
         assert int(text[:-1]) == value // unit
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1))
 def test_only_all_is_100_percent_and_only_nothing_is_zero(share: float) -> None:
     text = words.percent(share)
@@ -169,6 +171,7 @@ def test_only_all_is_100_percent_and_only_nothing_is_zero(share: float) -> None:
     assert (text == "0.0%") == (share == 0)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1), st.integers(min_value=1, max_value=80))
 def test_a_bar_shows_something_for_something(share: float, width: int) -> None:
     text = bar(share, width)
@@ -177,6 +180,7 @@ def test_a_bar_shows_something_for_something(share: float, width: int) -> None:
     assert (text == "█" * width) == (share == 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(min_value=0, max_value=1e12)), max_size=50), st.integers(min_value=0, max_value=40))
 def test_sparklines_have_a_gap_for_what_is_not_known(values: list[float | None], width: int) -> None:
     text = sparkline(values, width)
@@ -185,6 +189,7 @@ def test_sparklines_have_a_gap_for_what_is_not_known(values: list[float | None],
     assert text.count(" ") == width - len(shown) + sum(v is None for v in shown)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1e15))
 def test_rates_and_durations_are_short(value: float) -> None:
     assert len(words.per_second(value)) <= 7
@@ -198,6 +203,7 @@ def test_durations(value: float, text: str) -> None:
     assert words.duration(value) == text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.integers(min_value=0, max_value=50))
 def test_any_text_takes_the_cells_it_is_given(text: str, width: int) -> None:
     assert length(fit(line(words.clean(text)), width)) == width
