@@ -7,11 +7,11 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from uaptrace.model.snapshot import Cause, Snapshot
+from uaptrace.model.snapshot import Cause, DirectMapView, Snapshot
 from uaptrace.model.updates import MapReading
 from uaptrace.recording.info import RecordingInfo, recording_info
 from uaptrace.recording.reader import read_updates
@@ -89,12 +89,20 @@ def gather(
             source.want_regions(i in frame_at)
             snapshot = source.latest()
             assert snapshot is not None, "without a budget the way is always covered"
+            if not info.has_baseline:
+                snapshot = _without_map(snapshot)
             points.append(_point(position_s, snapshot))
             if i in frame_at:
                 frames.append((position_s, snapshot))
             if progress is not None:
                 progress(nr_points // 4 + i + 1, total)
     return Recorded(Path(path), info, frames[0][1], frames[-1][1], tuple(frames), tuple(points), begin_s, length_s)
+
+
+def _without_map(snapshot: Snapshot) -> Snapshot:
+    """Nobody read the page tables: the few mappings that records told of are not the direct map."""
+    nothing = DirectMapView(dict.fromkeys(LEVELS, 0), dict.fromkeys(LEVELS, 0), 0, 0, 0, 0, snapshot.direct_map.kernel_bytes)
+    return replace(snapshot, direct_map=nothing, regions=None)
 
 
 def _first_map_s(path: str | os.PathLike[str], start_ns: int) -> float:
