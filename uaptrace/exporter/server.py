@@ -231,7 +231,7 @@ def _landing_page(snapshot: Snapshot | None) -> str:
 :root {{ color-scheme: light dark }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
 td {{ padding: .2rem 1.5rem .2rem 0; vertical-align: top }}
-a, code {{ font-family: ui-monospace, monospace }}
+a, code {{ font-family: ui-monospace, monospace; white-space: nowrap }}
 .good {{ color: light-dark(#17692e, #6fcf87) }} .bad {{ color: light-dark(#a3261c, #ff8a80) }}
 </style></head><body>
 <h1>uaptrace {html.escape(uaptrace.__version__)}</h1>
