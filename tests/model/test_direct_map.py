@@ -46,7 +46,7 @@ class NaiveMap:
 
     def load(self, reading: MapReading) -> None:
         if reading.complete:
-            self.__init__()  # type: ignore[misc]  # noqa: PLC2801
+            self.__init__()  # type: ignore[misc]
         for i, code in enumerate(reading.levels.tolist()):
             region = reading.first_region + i
             pages = range(region * 512, region * 512 + 512)
@@ -337,7 +337,7 @@ def test_what_was_4k_before_tracing_began_is_not_stranded() -> None:
 
 def test_a_range_made_absent_in_one_call_stays_one_absent_entry() -> None:
     direct_map = read_map([M2] * 4)
-    record = dict(pfn=512, nr_pages=1024, after=M2 | 128, flags=Flag.INVALID | Flag.VALID_NR)
+    record = {"pfn": 512, "nr_pages": 1024, "after": M2 | 128, "flags": Flag.INVALID | Flag.VALID_NR}
     direct_map.apply(columns(Ring().add(Kind.SET_DIRECT_MAP, **record).batch()))
     view = direct_map.view()
     assert view.absent_bytes_by_level == {Level.K4: 0, Level.M2: 4 << 20, Level.G1: 0}
@@ -357,7 +357,7 @@ def test_a_range_over_a_region_boundary_writes_4k_pages_where_entries_are_cut() 
 
 def test_a_failed_call_on_several_pages_must_be_read_again() -> None:
     direct_map = read_map([M2] * 4)
-    record = dict(pfn=512, nr_pages=1024, after=M2, aux=-12, flags=Flag.INVALID | Flag.VALID_NR)
+    record = {"pfn": 512, "nr_pages": 1024, "after": M2, "aux": -12, "flags": Flag.INVALID | Flag.VALID_NR}
     direct_map.apply(columns(Ring().add(Kind.SET_DIRECT_MAP, **record).batch()))
     assert direct_map.uncertain_ranges() == [(1, 2)]
 

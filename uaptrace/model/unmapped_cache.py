@@ -261,8 +261,7 @@ class UnmappedCache:
             part = slice(at, min(at + _ROWS_AT_ONCE, self.rows.nr_slots))
             rows = self.rows.pages[part]
             listed = (rows & _LISTED) != 0
-            known = keep_handed_out & ((rows & INFERRED) == 0)
-            fits = known & np.where(listed, rows & FREE, rows & (HANDED_OUT | LEFT)).astype(np.bool_)
+            fits = np.where(listed, rows & FREE, rows & (HANDED_OUT | LEFT)).astype(np.bool_) & keep_handed_out
             rows[:] = np.where(fits, rows & ~np.uint8(_LISTED), np.where(listed, np.uint8(FREE | INFERRED), np.uint8(0)))
             self.rows.dirty[part] = True
         if keep_handed_out:
@@ -274,7 +273,13 @@ class UnmappedCache:
 
     def infer_handed_out(self, regions: Ints, absent: NDArray[np.bool_]) -> None:
         """Pages absent from the direct map (bool (n, 512), by region) that are neither free nor known to be something else
-        were handed out before tracing began."""
+        were handed out before tracing began. What was inferred earlier is inferred anew."""
+        for at in range(1, self.rows.nr_slots, _ROWS_AT_ONCE):
+            span = slice(at, min(at + _ROWS_AT_ONCE, self.rows.nr_slots))
+            rows = self.rows.pages[span]
+            guessed = (rows & (HANDED_OUT | INFERRED)) == (HANDED_OUT | INFERRED)
+            rows[guessed] = 0
+            self.rows.dirty[span] |= guessed.any(axis=1)
         for at in range(0, len(regions), _ROWS_AT_ONCE):
             part = regions[at : at + _ROWS_AT_ONCE]
             self._cover(int(part[-1]) + 1)
