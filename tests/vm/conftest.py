@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots each row of the matrix once; all tests of the row read what its guest wrote down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One boot: a kernel, paging levels, and what is tried in it besides the phases that every row has."""
+
+    name: str
+    kernel: str
+    levels: int
+    memory: str = "2G"
+    mix_seconds: int = 30
+    extra: tuple[str, ...] = field(default=())
+
+    @property
+    def series(self) -> bool:
+        return self.kernel == "patched"
+
+
+ROWS = (
+    Row("patched-5-level", "patched", 5, mix_seconds=60, extra=("--faults", "--small-ring", "--commands")),
+    Row("patched-4-level", "patched", 4, extra=("--page-alloc", "off")),
+    Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
+    Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
+    # 1G mappings appear in a guest of 6 GB or more.
+    Row("debian-6.12-5-level", "debian-6.12", 5, memory="6G"),
+    Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    row: Row
+    result: dict[str, Any]
+    folder: Path
+
+    def phase(self, name: str) -> dict[str, Any]:
+        return next(phase for phase in self.result["phases"] if phase["name"] == name)
+
+
+@pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.name)
+def run(request: pytest.FixtureRequest) -> Run:
+    """What the guest of one row saw. A boot that fails shows the end of its log."""
+    return boot_row(request.param)
+
+
+def boot_row(row: Row) -> Run:
+    # Below the checkout: the guest may write there.
+    folder = TOP / "build" / "vm" / row.name
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+    out = folder / "result.json"
+    out.unlink(missing_ok=True)
+    command = [str(TOP / "kernel/boot"), "--kernel", row.kernel, "--memory", row.memory, "--cpus", "2", "--timeout", "1500"]
+    if row.levels == 4:
+        command += ["--append", "no5lvl"]
+    command += ["--", sys.executable, "-m", "tests.vm.guest", str(out), "--recording", str(folder / "run.uaptrace")]
+    command += ["--mix-seconds", str(row.mix_seconds), *row.extra]
+    with (folder / "log").open("w") as log:
+        done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+    tail = (folder / "log").read_text(errors="replace")[-4000:]
+    assert done.returncode == 0, f"the guest of {row.name} ended with status {done.returncode}:\n{tail}"
+    return Run(row, json.loads(out.read_text()), folder)
