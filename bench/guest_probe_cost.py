@@ -7,7 +7,8 @@ works on the patched kernel and on a distribution's (``--kernel debian-6.1``). W
 nanoseconds of guest time and nothing else does, so the figures do not depend on the machine or on what else runs on it.
 
 Each mechanism is compared with nothing attached, in one boot, in the order off on on off (and on off off on in every second
-round), so that a drift of the guest falls on both alike. A fault is the first write to a page of a private anonymous mapping without huge pages.
+round), so that a drift of the guest falls on both alike. A fault is the first write to a page of a private anonymous mapping
+without huge pages.
 Prints one line of JSON for each mechanism.
 """
 
@@ -262,7 +263,7 @@ def compare(work: Faults, attach: Callable[[], contextlib.AbstractContextManager
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--pages", type=int, default=4000, help="faults in one run")
+    parser.add_argument("--pages", type=int, default=2000, help="faults in one run")
     parser.add_argument("--rounds", type=int, default=2, help="balanced rounds for each mechanism")
     parser.add_argument("--only", action="append", help="only this mechanism")
     parser.add_argument(

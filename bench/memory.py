@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def measure_layouts() -> list[Row]:
             row(f"rss.1tib.{percent}_percent_mb", [size], "MB", note=f"{nr_split:.0f} regions split; most while it was read: {most:.0f} MB")
         )
     points = sorted(sizes.items())
-    for (fewer, small), (more, large) in zip(points, points[1:], strict=False):
+    for (fewer, small), (more, large) in pairwise(points):
         rows.append(row(f"linear.regions.{fewer}_to_{more}.bytes_per_region", [(large - small) * 1e6 / (more - fewer)], "bytes"))
     return rows
 

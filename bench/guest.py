@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs a traceable kernel: boots virtual machines, runs bench/guest_*.py in them, and makes rows of what they print.
+
+Instructions are exact wherever this runs (``-icount``). Times of the daemon are emulated where the machine has no KVM: the rows say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.rows import Goal, Row, emit, not_measured
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULT_GOAL = Goal(1, at_least=False)
+IDLE_GOAL = Goal(0.2, at_least=False)
+EVENT_GOAL = Goal(1, at_least=False)
+BASELINE_GOAL = Goal(2, at_least=False)
+TIMEOUT_S = 3600
+KERNELS = ("patched", "debian-6.1")
+
+
+def boot(kernel: str, program: str, *options: str) -> list[dict[str, Any]]:
+    """Lines of JSON that the program printed in the guest; raises RuntimeError with the last line of what went wrong."""
+    command = [
+        str(ROOT / "kernel/boot"), "--kernel", kernel, "--append", "secretmem.enable=1", "--timeout", str(TIMEOUT_S), *options,
+        "--", sys.executable, str(ROOT / "bench" / program),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode and not lines:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
+    return lines
+
+
+def probe_rows(kernel: str, lines: list[dict[str, Any]]) -> list[Row]:
+    """Rows of bench/guest_probe_cost.py. Those of the patched kernel have the plain names."""
+    suffix = "" if kernel == "patched" else "." + kernel.replace(".", "_")
+    rows = []
+    for line in lines:
+        if "added_instructions" not in line:
+            continue
+        base, added = line["base_instructions"], line["added_instructions"]
+        anonymous = line["work"] == "anonymous"
+        what = line["mechanism"] if anonymous else f"{line['mechanism']}.{line['work']}"
+        compared = (
+            f"nothing attached: {base:.0f} instructions for each page, {line['kernel']}, off runs within {line['off_spread_percent']}%"
+        )
+        per_page = (round(line["added_min"], 1), round(added, 1), round(line["added_max"], 1))
+        rows.append(Row(f"alloc.added_instructions.{what}{suffix}", added, "instructions", *per_page, compared))
+        if anonymous:
+            percents = [round(100 * figure / base, 2) for figure in per_page]
+            is_default = line["mechanism"] == "uaptrace_page_alloc_auto"
+            name = "page_fault.added_instructions_percent" + ("" if is_default else f".{line['mechanism']}") + suffix
+            rows.append(
+                Row(name, percents[1], "%", *percents, compared, str(FAULT_GOAL), FAULT_GOAL.met(percents[1]),
+                    "all of uaptrace's hooks, by default" if is_default else "")
+            )  # fmt: skip
+    return rows
+
+
+def daemon_rows(lines: list[dict[str, Any]]) -> list[Row]:
+    """Rows of bench/guest_daemon.py."""
+    emulated = "" if os.access("/dev/kvm", os.W_OK) else "in emulation without KVM, where everything takes many times longer"
+    rows: list[Row] = []
+
+    def one(name: str, value: float, unit: str, goal: Goal | None = None, note: str = "") -> None:
+        short = float(f"{value:.4g}")
+        rows.append(
+            Row(name, short, unit, short, short, short, goal=str(goal) if goal else "", met=goal.met(value) if goal else None, note=note)
+        )
+
+    for line in lines:
+        if "error" in line:
+            rows.append(not_measured(f"{line['part']}.error", "", line["error"]))
+        elif line["part"] == "startup":
+            steps = "; ".join(line.get("loader", ()))
+            one("startup.first_event_s", line["first_event_s"], "s", EVENT_GOAL, f"{emulated}; {steps}".strip("; "))
+            one("startup.baseline_s", line["baseline_s"], "s", BASELINE_GOAL, emulated)
+        elif line["part"] == "idle":
+            one("idle.cpu_percent", line["cpu_percent"], "% of a core", IDLE_GOAL, f"over {line['seconds']:.0f} s {emulated}".strip())
+            one("idle.wakeups_per_s", line["wakeups_per_s"], "1/s")
+            one(
+                "rss.live_mb",
+                line["rss_mb"],
+                "MB",
+                None,
+                f"uaptrace serve on a live kernel; {line['rss_file_mb']:.0f} MB of it files and the ring",
+            )
+    return rows
+
+
+def main() -> int:
+    kernels = sys.argv[1:] or list(KERNELS)
+    try:
+        emit(daemon_rows(boot("patched", "guest_daemon.py")))
+    except (RuntimeError, OSError) as error:
+        names = {"startup.first_event_s": EVENT_GOAL, "startup.baseline_s": BASELINE_GOAL, "idle.cpu_percent": IDLE_GOAL}
+        emit(not_measured(name, "", str(error), goal) for name, goal in names.items())
+    for kernel in kernels:
+        try:
+            lines = boot(kernel, "guest_probe_cost.py", "--no-kvm", "--cpus", "1", "--qemu-opts=-icount shift=1,sleep=off")
+            emit(probe_rows(kernel, lines))
+        except (RuntimeError, OSError) as error:
+            emit([not_measured(f"page_fault.added_instructions_percent.{kernel}", "%", str(error), FAULT_GOAL)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a start that can be timed on this machine, outside emulation, whatever its kernel forbids.
+
+Compiling the programs is most of a start; attaching them needs a traceable kernel (bench/guest.py). The constants are a 6.1 kernel's:
+their values do not change what is compiled.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from bench import bpf_run, worst
+from bench.rows import Row, emit, not_measured, row
+from uaptrace.model.state import KernelState
+
+ROUNDS = 5
+
+COMPILE = r"""
+import time
+begin = time.process_time()
+from uaptrace.loader.hooks import ALLOC_PAGES_SYMBOLS, HOOKS
+from uaptrace.loader.plan import plan_hooks
+from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, program_text, use_stub_headers
+folder = bpf_folder()
+use_stub_headers(folder)
+symbols = {symbol: 1 for hook in HOOKS for symbol in hook.symbols}
+plan = plan_hooks(symbols, None, lambda name: True)
+base = 0xFFFF888000000000
+values = [base, 1 << 40, 0xFFFFEA0000000000, 0xFFFFFFFF82A10000, 4, 0x000FFFFFFFFFF000, 64, 0, 0xFFFFFFFF80000000, 0x10000000]
+constants = KernelConstants(*values, 0, 8, 16, 24, 32, 40, 44, 56, 8)
+flags = compiler_flags(constants, plan, folder, ring_pages=4096, nr_cpus=2, max_tasks=8192)
+import bcc
+imported = time.process_time()
+class Programs(bcc.BPF):
+    def _trace_autoload(self):
+        pass
+Programs(text=program_text(folder), cflags=flags)
+print(imported - begin, time.process_time() - imported)
+"""
+
+
+def measure() -> list[Row]:
+    imports, compiles = [], []
+    for _ in range(ROUNDS):
+        done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            return [not_measured("startup.compile_s", "s", last)]
+        imported, compiled = done.stdout.split()[-2:]
+        imports.append(float(imported))
+        compiles.append(float(compiled))
+    return [
+        row("startup.import_bcc_s", imports, "s", note="CPU time, which on an idle machine is the time it takes"),
+        row(
+            "startup.compile_s",
+            compiles,
+            "s",
+            note="all programs, with the stub headers; CPU time, which on an idle machine is the time it takes",
+        ),
+    ]
+
+
+def measure_baseline() -> list[Row]:
+    """Taking in a baseline of 1 TiB with 1% split: the model's part of it."""
+    times = []
+    for _ in range(ROUNDS):
+        reading = worst.reading(worst.REGIONS_PER_TIB, worst.REGIONS_PER_TIB // 100)
+        state = KernelState()
+        state.update(worst.start())
+        begin = time.thread_time()
+        state.update(reading)
+        state.snapshot(1, 0.0)
+        times.append(time.thread_time() - begin)
+    return [row("startup.take_in_1tib_s", times, "s", note="model and first snapshot for a baseline of 1 TiB with 1% split; CPU time")]
+
+
+def main() -> int:
+    if why := bpf_run.why_not():
+        emit([not_measured("startup.compile_s", "s", why)])
+    else:
+        emit(measure())
+    emit(measure_baseline())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
