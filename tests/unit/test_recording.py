@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from uaptrace.commands.recording import recording as recording_command
 from uaptrace.errors import RecordingError, UsageError
 from uaptrace.events import Counter, Kind
 from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates, recording_info
 from uaptrace.recording.columns import BATCH_ROWS
@@ -489,3 +491,32 @@ def test_the_questions_of_the_documentation_are_answered(tmp_path: Path) -> None
             answers.append(duckdb.sql(question).fetchall())
             del host
     assert answers == [[(0, 0, 7)], [([3.0, 3.0],)], [(7, "cat")]]
+
+
+def test_version_1_stays_readable() -> None:
+    path = Path(__file__).parents[1] / "data" / "format-v1.rec"
+    digest = hashlib.sha256()
+    updates = list(read_updates(path))
+    for update in updates:
+        if isinstance(update, Records):
+            digest.update(update.batch.astype(RECORD).tobytes())
+    assert digest.hexdigest() == "51968dc8f74a3f0169dbf632a0482980ed0e13b5f7c331f69422155f43416242"
+    found = recording_info(path)
+    assert (found.version, found.nr_records, found.missing) == (1, 1123, ())
+    assert dict(found.updates_by_kind) == {
+        "start": 1, "map_reading": 1, "cache_reading": 1, "counters_reading": 4, "symbols": 1, "cgroups": 1,
+    }  # fmt: skip
+    first = updates[0]
+    assert isinstance(first, Start)
+    assert (first.host.kernel_release, first.host.has_series, first.splits_during_attach) == (
+        "6.1.192-series",
+        True,
+        {Level.M2: 2, Level.G1: 0},
+    )
+    read = next(u for u in updates if isinstance(u, MapReading))
+    assert (len(read.levels), read.split_regions.tolist(), read.pages.tobytes()) == (3072, [0], b"\1" * 512)
+    state = KernelState()
+    for update in updates:
+        state.update(update)
+    snapshot = state.snapshot(0, 0.0)
+    assert (snapshot.exactness.exact, snapshot.splits.by_level(Level.M2), snapshot.direct_map.total_bytes) == (True, 2, 5 << 30)

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from uaptrace.errors import RecordingError
 from uaptrace.model.snapshot import Snapshot
@@ -242,7 +243,7 @@ class ReplaySource:
 class _Checkpoint:
     """A copy of the state between two batches. ``reached_ns``: the latest time that was played; ``rows``: how many."""
 
-    def __init__(self, state: bytes, place: Place, reached_ns: int, rows: int) -> None:
+    def __init__(self, state: tuple[bytes, int], place: Place, reached_ns: int, rows: int) -> None:
         self.state, self.place, self.reached_ns, self.rows = state, place, reached_ns, rows
 
 
@@ -256,15 +257,17 @@ class _Pickler(pickle.Pickler):
         return (_read_only, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
 
 
-def _freeze(state: State) -> bytes:
+def _freeze(state: State) -> tuple[bytes, int]:
+    """A copy of a state, compressed (its arrays are sparse), and its size before."""
     out = io.BytesIO()
     _Pickler(out, protocol=5).dump(state)
-    return out.getvalue()
+    raw = out.getbuffer()
+    return pa.Codec("zstd", 1).compress(raw, asbytes=True), len(raw)
 
 
-def _thaw(frozen: bytes) -> State:
-    """Bytes of ``_freeze``, which never left this process."""
-    return pickle.loads(frozen)  # type: ignore[no-any-return]
+def _thaw(frozen: tuple[bytes, int]) -> State:
+    """The state of ``_freeze``, whose bytes never left this process."""
+    return pickle.loads(pa.Codec("zstd", 1).decompress(frozen[0], frozen[1], asbytes=True))  # type: ignore[no-any-return]
 
 
 class _Player:

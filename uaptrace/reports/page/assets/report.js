@@ -64,7 +64,7 @@
         { ...axis, values: (_p, ticks) => ticks.map(clock), space: 80 },
         { ...axis, size: 74, values: (_p, ticks) => ticks.map((v) => chart.unit === "bytes" || Number.isInteger(v) ? format(v) : ""), splits: chart.unit === "bytes" ? byteSplits : undefined },
       ],
-      series: [{}, ...order.map((s) => ({ label: chart.series[s].label, fill: chart.series[s].color, stroke: chart.series[s].color, width: 1, points: { show: false },
+      series: [{}, ...order.map((s) => ({ label: chart.series[s].label, fill: chart.series[s].color, stroke: "transparent", width: 0, points: { show: false },
         paths: uPlot.paths.stepped({ align: 1 }) }))],
       hooks: { setCursor: [(plot) => say(plot.cursor.idx)] },
     }, [chart.times, ...order.map((s) => stacked[s])], element);
