@@ -50,14 +50,14 @@ def probe_rows(kernel: str, lines: list[dict[str, Any]]) -> list[Row]:
         compared = (
             f"nothing attached: {base:.0f} instructions for each page, {line['kernel']}, off runs within {line['off_spread_percent']}%"
         )
-        per_page = (round(line["added_min"], 1), round(added, 1), round(line["added_max"], 1))
-        rows.append(Row(f"alloc.added_instructions.{what}{suffix}", added, "instructions", *per_page, compared))
+        least, most = line["added_min"], line["added_max"]
+        rows.append(Row(f"alloc.added_instructions.{what}{suffix}", added, "instructions", least, added, most, compared))
         if anonymous:
-            percents = [round(100 * figure / base, 2) for figure in per_page]
+            low, middle, high = (round(100 * figure / base, 2) for figure in (least, added, most))
             is_default = line["mechanism"] == "uaptrace_page_alloc_auto"
             name = "page_fault.added_instructions_percent" + ("" if is_default else f".{line['mechanism']}") + suffix
             rows.append(
-                Row(name, percents[1], "%", *percents, compared, str(FAULT_GOAL), FAULT_GOAL.met(percents[1]),
+                Row(name, middle, "%", low, middle, high, compared, str(FAULT_GOAL), FAULT_GOAL.met(middle),
                     "all of uaptrace's hooks, by default" if is_default else "")
             )  # fmt: skip
     return rows

@@ -17,6 +17,7 @@ import numpy as np
 from bench import bpf_run, worst
 from bench.ring_fill import RecordRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
+from uaptrace.events import Kind
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records, Update
 from uaptrace.sources.ring import MappedRing
@@ -28,6 +29,23 @@ ROUNDS = 7
 MIX = Path(__file__).with_name("data") / "mix.uap"
 MIX_GOAL = Goal(5e6)
 WORST_GOAL = Goal(1e6)
+
+
+def recorded_mix() -> tuple[list[Update], Batch]:
+    """The readings before the first record, and all records."""
+    from uaptrace.recording import read_updates
+
+    before: list[Update] = []
+    parts: list[Batch] = []
+    for update in read_updates(MIX):
+        if isinstance(update, Records):
+            part = np.zeros(len(update.batch), RECORD)
+            for name in RECORD.names or ():
+                part[name] = update.batch[name]
+            parts.append(part)
+        elif not parts:
+            before.append(update)
+    return before, np.concatenate(parts)
 
 
 def seconds_for(ring: RecordRing, before: Sequence[Update], records: Batch, *, snapshots: bool = True) -> float:
@@ -57,29 +75,15 @@ def seconds_for(ring: RecordRing, before: Sequence[Update], records: Batch, *, s
 def measure_mix(ring: RecordRing) -> list[Row]:
     if not MIX.exists():
         return [not_measured("pipeline.mix.events_per_s", "events/s", f"{MIX.name} is missing", MIX_GOAL)]
-    from uaptrace.recording import read_updates
-
-    before: list[Update] = []
-    parts: list[Batch] = []
-    for update in read_updates(MIX):
-        if isinstance(update, Records):
-            part = np.zeros(len(update.batch), RECORD)
-            for name in RECORD.names or ():
-                part[name] = update.batch[name]
-            parts.append(part)
-        elif not parts:
-            before.append(update)
-    records = np.concatenate(parts)
+    before, records = recorded_mix()
     rates = [len(records) / seconds_for(ring, before, records) for _ in range(ROUNDS)]
     kinds = np.bincount(records["kind"], minlength=16)
-    from uaptrace.events import Kind
-
     shares = ", ".join(f"{Kind(k).name} {100 * kinds[k] / len(records):.1f}%" for k in np.argsort(-kinds)[:6] if kinds[k])
     return [row("pipeline.mix.events_per_s", rates, "events/s", goal=MIX_GOAL, note=f"{len(records)} recorded records: {shares}")]
 
 
 def measure_worst(ring: RecordRing) -> list[Row]:
-    before = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    before: list[Update] = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
     # Two mixes; the row is the slower of them.
     mixes = {"SPLIT alone": worst.only_splits(ring.capacity), "SPLIT and SET_DIRECT_MAP": worst.splits(ring.capacity)}
     rates = {name: [len(records) / seconds_for(ring, before, records) for _ in range(ROUNDS)] for name, records in mixes.items()}
@@ -90,7 +94,7 @@ def measure_worst(ring: RecordRing) -> list[Row]:
 
 def measure_linear(ring: RecordRing) -> list[Row]:
     """Time for each event must not depend on how many there are."""
-    before = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    before: list[Update] = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
     rows = []
     for nr_events in (1 << 16, 1 << 18, 1 << 20):
         records = worst.splits(nr_events)

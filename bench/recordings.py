@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.pipeline import MIX
+from bench.pipeline import MIX, recorded_mix
 from bench.rows import Goal, Row, emit, not_measured, row
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import Records, Update
+from uaptrace.model.updates import Records
 from uaptrace.recording import RecordingWriter, read_updates
-from uaptrace.wire import RECORD, Batch
+from uaptrace.wire import Batch
 
 ROUNDS = 5
 NR_RECORDS = 1_000_000
@@ -34,21 +34,6 @@ def cpu_s(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def mix() -> tuple[list[Update], Batch]:
-    """The readings before the first record, and all records."""
-    before: list[Update] = []
-    parts: list[Batch] = []
-    for update in read_updates(MIX):
-        if isinstance(update, Records):
-            part = np.zeros(len(update.batch), RECORD)
-            for name in RECORD.names or ():
-                part[name] = update.batch[name]
-            parts.append(part)
-        elif not parts:
-            before.append(update)
-    return before, np.concatenate(parts)
-
-
 def lengthened(records: Batch, nr_records: int) -> Batch:
     """The records again and again, each time later, until there are so many."""
     turns = -(-nr_records // len(records))
@@ -59,7 +44,7 @@ def lengthened(records: Batch, nr_records: int) -> Batch:
 
 
 def measure() -> list[Row]:
-    before, recorded = mix()
+    before, recorded = recorded_mix()
     records = lengthened(recorded, NR_RECORDS)
     write_rates, read_rates, replay_rates, sizes = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def measure() -> list[Row]:
             "startup.compile_s",
             compiles,
             "s",
-            note="all programs, with the stub headers; CPU time, which on an idle machine is the time it takes",
+            note="all programs, stub headers; CPU time, as above",
         ),
     ]
 
