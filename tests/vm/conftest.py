@@ -32,7 +32,7 @@ class Row:
 
 
 ROWS = (
-    Row("patched-5-level", "patched", 5, mix_seconds=60, extra=("--faults", "--small-ring", "--commands")),
+    Row("patched-5-level", "patched", 5, mix_seconds=60, extra=("--pressure", "--faults", "--small-ring", "--commands")),
     Row("patched-4-level", "patched", 4, extra=("--page-alloc", "off")),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
@@ -47,6 +47,12 @@ class Run:
     row: Row
     result: dict[str, Any]
     folder: Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last phase: its figures are those of the whole run."""
+        phase: dict[str, Any] = self.result["phases"][-1]
+        return phase
 
     def phase(self, name: str) -> dict[str, Any]:
         return next(phase for phase in self.result["phases"] if phase["name"] == name)

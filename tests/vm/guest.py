@@ -282,7 +282,7 @@ def programs() -> list[dict[str, Any]]:
 
 def kernel_complaints() -> list[str]:
     said = subprocess.run(["dmesg", "--level=emerg,alert,crit,err,warn"], capture_output=True, text=True, check=False).stdout
-    return [line for line in said.splitlines() if any(word in line for word in ("WARNING", "BUG", "Oops", "Call Trace", "bad page"))]
+    return [line for line in said.splitlines() if any(word in line for word in ("WARNING", "BUG:", "Oops", "bad page", "Bad page"))]
 
 
 def main() -> None:
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--recording", type=Path)
     parser.add_argument("--mix-seconds", type=int, default=60)
+    parser.add_argument("--pressure", action="store_true", help="memory pressure too, which takes long where the disk is slow")
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--small-ring", action="store_true")
     parser.add_argument("--commands", action="store_true")
@@ -327,7 +328,9 @@ def main() -> None:
     guest.phase("bpf", "bpf", "--times", "11")
     if DEBUGFS_ROWS.exists():
         guest.phase("shrink", "shrink", "--pages", "127")
-    guest.phase("mix", "mix", "--seconds", str(args.mix_seconds), "--seed", "7")
+    guest.phase("mix", "mix", "--seconds", str(args.mix_seconds), "--seed", "7", *([] if args.pressure else ["--no-pressure"]))
+    if DEBUGFS_ROWS.exists():
+        guest.phase("release", "shrink", "--pages", "1000000")
     result["splits"] = splits_to_json(session.finish(), "row")
     if writer is not None:
         writer.close()

@@ -12,6 +12,7 @@ from uaptrace.wire import comms, frames
 from .causes import classify
 from .columns import Columns
 from .snapshot import Cause
+from .stacks import without_tracer
 
 MAX_NAMES: Final = 65536
 _Key = TypeVar("_Key")
@@ -76,7 +77,7 @@ class Names:
         stack = self._stacks.get(stack_id)
         if stack is None:
             addresses = [address for address in self._frames.get(stack_id, ()) if address]
-            stack = tuple(self._symbols.get(address, f"{address:#x}") for address in addresses)
+            stack = without_tracer(self._symbols.get(address, f"{address:#x}") for address in addresses)
             self._stacks[stack_id] = stack
             _bound(self._stacks)
         return stack
