@@ -25,7 +25,10 @@ export function makeReport(scene: any, panels: LoadedPanel[], layers: any[]) {
         known: isKnownPanel(json.type),
         state: data?.state ?? null,
         errors: [...(data?.errors ?? []).map((e: any) => e.message ?? String(e)), ...((panel.state as any)._pluginLoadError ? [(panel.state as any)._pluginLoadError] : [])],
-        drawn: !!element?.querySelector('canvas, [role="row"], [data-testid="heatmap"], [data-testid*="Bar gauge"], [data-testid*="Bar"], [style*="font-size"]'),
+        // What can be seen in it, but for its title.
+        canvases: element?.querySelectorAll('canvas').length ?? 0,
+        text: ((element as HTMLElement | null)?.innerText ?? '').replace(json.title, '').trim(),
+        links: [...(element?.querySelectorAll('a[href]') ?? [])].map((a) => a.getAttribute('href')),
         noData: !!element?.querySelector('[data-testid="panel-nodata"]'),
         frames: shown?.series?.length ?? 0,
         targets: (json.targets ?? []).map((target: any) => {

@@ -10,7 +10,7 @@ function toVariable(variable: any): any {
   const common = { name: variable.name, label: variable.label, hide: variable.hide, skipUrlSync: variable.skipUrlSync };
   const multiple = {
     isMulti: variable.multi, includeAll: variable.includeAll, allValue: variable.allValue || undefined,
-    value: variable.current?.value, text: variable.current?.text,
+    value: variable.current?.value ?? '', text: variable.current?.text ?? '',
   };
   switch (variable.type) {
     case 'datasource':
