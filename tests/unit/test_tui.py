@@ -459,3 +459,25 @@ async def test_the_daemon_does_not_pay_for_the_screen() -> None:
     code += "print(sorted({'textual', 'rich', 'PIL', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_tick_while_the_screen_is_taken_down_does_no_harm() -> None:
+    for view in ("overview", "processes", "splits", "map"):
+        feed = ListFeed(snapshots.make(60))
+        app = top(feed, view=view)
+        async with running(app):
+            pass
+        feed.snapshot = snapshots.make(61)
+        app._poll()
+
+
+async def test_new_snapshots_below_a_dialog_are_taken() -> None:
+    feed = ListFeed(snapshots.make(60))
+    app = top(feed)
+    async with running(app) as pilot:
+        await press(app, pilot, "h")
+        feed.snapshot = snapshots.inexact(snapshots.make(75))
+        await poll(app, pilot)
+        text = await press(app, pilot, "escape")
+        assert "traced 1:15" in text
+        assert "INEXACT" in text

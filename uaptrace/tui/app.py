@@ -84,24 +84,32 @@ class TopApp(App[None]):
         self._trouble = ""
         self._prompt_for = ""
         self._header_shown = ""
+        # Held, not looked up: a last tick of the timer while the screen is taken down, or one below a dialog, finds them too.
+        self._top = Static(id="header")
+        self._bottom = Static(id="footer")
+        self._waiting = Static(id="waiting")
+        self._prompt = Input(id="prompt", select_on_focus=False)
+        self._panes: dict[str, OverviewPane | TablePane | MapPane] = {
+            "overview": OverviewPane(id="overview"),
+            "processes": TablePane(id="processes", what="Processes", rows=lambda s: s.processes, table=lambda s: PROCESSES),
+            "splits": TablePane(
+                id="splits", what="Splits", rows=lambda s: s.split_rows, table=lambda s: splits_table(s.start_time_ns), detail=split_detail
+            ),
+            "map": MapPane(id="map"),
+        }
+        self._switcher = ContentSwitcher(*self._panes.values(), initial=None)
 
     # What is on the screen
 
     def compose(self) -> ComposeResult:
-        yield Static(id="header")
-        yield Static(id="waiting")
-        with ContentSwitcher(initial=None):
-            yield OverviewPane(id="overview")
-            yield TablePane(id="processes", what="Processes", rows=lambda s: s.processes, table=lambda s: PROCESSES)
-            yield TablePane(
-                id="splits", what="Splits", rows=lambda s: s.split_rows, table=lambda s: splits_table(s.start_time_ns), detail=split_detail
-            )
-            yield MapPane(id="map")
-        yield Input(id="prompt", select_on_focus=False)
-        yield Static(id="footer")
+        yield self._top
+        yield self._waiting
+        yield self._switcher
+        yield self._prompt
+        yield self._bottom
 
     def on_mount(self) -> None:
-        self.query_one(ContentSwitcher).display = False
+        self._switcher.display = False
         self._want_regions()
         self._draw_frame()
         self._poll()
@@ -115,7 +123,7 @@ class TopApp(App[None]):
 
     def _poll(self) -> None:
         """Asks the feed; draws only what is new."""
-        if self._paused and self._replay is None:
+        if (self._paused and self._replay is None) or not self._switcher.is_attached:
             return
         trouble = ""
         snapshot = None
@@ -134,10 +142,9 @@ class TopApp(App[None]):
     def _draw_view(self) -> None:
         if self._picture is None:
             return
-        switcher = self.query_one(ContentSwitcher)
-        if not switcher.display:
-            switcher.display = True
-            self.query_one("#waiting").display = False
+        if not self._switcher.display:
+            self._switcher.display = True
+            self._waiting.display = False
             self._switch()
         self._pane().show(self._picture)
         for screen in self.screen_stack[1:]:
@@ -145,12 +152,10 @@ class TopApp(App[None]):
                 screen.show(self._picture)
 
     def _pane(self) -> OverviewPane | TablePane | MapPane:
-        pane = self.query_one(ContentSwitcher).get_child_by_id(self._view)
-        assert isinstance(pane, (OverviewPane, TablePane, MapPane))
-        return pane
+        return self._panes[self._view]
 
     def _switch(self) -> None:
-        self.query_one(ContentSwitcher).current = self._view
+        self._switcher.current = self._view
         pane = self._pane()
         (pane.data if isinstance(pane, TablePane) else pane).focus()
 
@@ -165,13 +170,12 @@ class TopApp(App[None]):
         header = self._header(width)
         if header.plain != self._header_shown:
             self._header_shown = header.plain
-            base = self.screen_stack[0]
-            base.query_one("#header", Static).update(header)
-            base.query_one("#footer", Static).update(self._footer(width))
+            self._top.update(header)
+            self._bottom.update(self._footer(width))
         if self._picture is None:
             what = self._feed.waiting_for() if isinstance(self._feed, ExplainsWaiting) else "the session to start"
             text = self._trouble or f"Waiting for the first snapshot: {what} …"
-            self.screen_stack[0].query_one("#waiting", Static).update(Text(text))
+            self._waiting.update(Text(text))
 
     def _header(self, width: int) -> Text:
         left = " uaptrace"
@@ -325,16 +329,15 @@ class TopApp(App[None]):
 
     def _open_prompt(self, purpose: str, value: str, placeholder: str) -> None:
         self._prompt_for = purpose
-        prompt = self.query_one("#prompt", Input)
-        prompt.placeholder = placeholder
-        prompt.value = value
-        prompt.display = True
-        prompt.focus()
+        self._prompt.placeholder = placeholder
+        self._prompt.value = value
+        self._prompt.display = True
+        self._prompt.focus()
 
     def _close_prompt(self) -> None:
         if not self._prompt_for:
             return
         self._prompt_for = ""
-        self.query_one("#prompt", Input).display = False
+        self._prompt.display = False
         pane = self._pane()
         (pane.data if isinstance(pane, TablePane) else pane).focus()

@@ -41,10 +41,13 @@ class Picture:
 class OverviewPane(VerticalScroll, can_focus=True):
     """View 1."""
 
-    picture: Picture | None = None
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self.picture: Picture | None = None
+        self._text = Static(id="overview-text")
 
     def compose(self) -> ComposeResult:
-        yield Static(id="overview-text")
+        yield self._text
 
     def show(self, picture: Picture) -> None:
         """Shows a new picture."""
@@ -58,9 +61,7 @@ class OverviewPane(VerticalScroll, can_focus=True):
         if self.picture is None or not self.size.width:
             return
         p = self.picture
-        self.query_one("#overview-text", Static).update(
-            to_text(overview(p.snapshot, p.rates, p.samples, self.size.width, self.size.height))
-        )
+        self._text.update(to_text(overview(p.snapshot, p.rates, p.samples, self.size.width, self.size.height)))
 
 
 class TablePane(Vertical):
@@ -95,17 +96,16 @@ class TablePane(Vertical):
         self._shown: list[tuple[str, ...]] = []
         self._keys: list[str] = []
         self._columns: tuple[tuple[int, int], ...] = ()
+        self._title = Static(classes="table-title")
+        self._beside = Static(classes="table-detail")
+        self.data: DataTable[Text] = DataTable(cursor_type="row", cell_padding=0, zebra_stripes=False, show_cursor=True)
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="table-title")
+        yield self._title
         with Horizontal():
-            yield DataTable(cursor_type="row", cell_padding=0, zebra_stripes=False, show_cursor=True)
+            yield self.data
             if self._detail is not None:
-                yield Static(classes="table-detail")
-
-    @property
-    def data(self) -> DataTable[Text]:
-        return self.query_one(DataTable)
+                yield self._beside
 
     def show(self, picture: Picture) -> None:
         """Shows a new picture; the cursor stays on its row."""
@@ -150,7 +150,7 @@ class TablePane(Vertical):
         facts = [f"{len(self._rows)} of {len(every)}", f"by {column.title} {'↓' if column.numeric else '↑'}"]
         if self.pattern:
             facts.append(f"filter: {words.clean(self.pattern)}")
-        self.query_one(".table-title", Static).update(to_text([heading(self.what, self.size.width, " · ".join(facts))]))
+        self._title.update(to_text([heading(self.what, self.size.width, " · ".join(facts))]))
         width = self._lay_out(table, sort)
         keys = [table.key(row) for row in self._rows]
         cells = [tuple(c.cell(row) for i, c in enumerate(table.columns) if self._has(i)) for row in self._rows]
@@ -158,9 +158,7 @@ class TablePane(Vertical):
         if not self._rows:
             self.data.display = False
             empty = waiting_words(snapshot, self.what.lower(), self.pattern)
-            self.query_one(".table-title", Static).update(
-                to_text([heading(self.what, self.size.width, " · ".join(facts)), *paragraph(empty, self.size.width)])
-            )
+            self._title.update(to_text([heading(self.what, self.size.width, " · ".join(facts)), *paragraph(empty, self.size.width)]))
         else:
             self.data.display = True
         self._draw_detail()
@@ -172,7 +170,7 @@ class TablePane(Vertical):
         """Columns for the present width; returns the width of the last one."""
         wide = self._detail is not None and self.size.width >= SIDE_BY_SIDE
         if self._detail is not None:
-            self.query_one(".table-detail", Static).display = wide
+            self._beside.display = wide
         room = self.size.width * 3 // 5 if wide else self.size.width
         chosen = [(i, c) for i, c in enumerate(table.columns) if c.from_width <= self.size.width]
         if wide:
@@ -221,13 +219,12 @@ class TablePane(Vertical):
     def _draw_detail(self) -> None:
         if self._detail is None or self.picture is None:
             return
-        detail = self.query_one(".table-detail", Static)
-        if not detail.display:
+        if not self._beside.display:
             return
         at = self.data.cursor_row
         width = max(20, self.size.width - self.size.width * 3 // 5 - 2)
         lines = self._detail(self._rows[at], self.picture.snapshot, width) if 0 <= at < len(self._rows) else []
-        detail.update(to_text(lines))
+        self._beside.update(to_text(lines))
 
 
 def split_detail(row: SplitRow, snapshot: Snapshot, width: int) -> list[Line]:
@@ -401,14 +398,14 @@ class LinesScreen(ModalScreen[None]):
         super().__init__()
         self._lines = lines
         self._picture = picture
-        self._wide = wide
+        self._text = Static(id="lines-text")
+        self._box = VerticalScroll(self._text, id="lines", classes="wide" if wide else "")
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="lines", classes="wide" if self._wide else ""):
-            yield Static(id="lines-text")
+        yield self._box
 
     def on_mount(self) -> None:
-        self.query_one("#lines").focus()
+        self._box.focus()
 
     def on_resize(self, event: events.Resize) -> None:
         self.call_after_refresh(self._draw)
@@ -423,6 +420,6 @@ class LinesScreen(ModalScreen[None]):
         self.dismiss()
 
     def _draw(self) -> None:
-        width = self.query_one("#lines").size.width
+        width = self._box.size.width
         if width:
-            self.query_one("#lines-text", Static).update(to_text(self._lines(self._picture, width)))
+            self._text.update(to_text(self._lines(self._picture, width)))
