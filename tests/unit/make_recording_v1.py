@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made tests/data/format-v1.rec, once: a recording of version 1 with every kind of update, to show that it stays readable. no capture of a kernel (tests/unit/simulated_host.py made it). It must not be made again.
+"""Made tests/data/format-v1.rec, once: a recording of version 1 with every kind of update, to show that it stays readable.
 
-python -m tests.unit.make_recording_v1 tests/data/format-v1.rec
+It is no capture of a kernel (tests/unit/simulated_host.py made it), and it must not be made again.
+
+    python -m tests.unit.make_recording_v1 tests/data/format-v1.rec
 """
 
 from __future__ import annotations

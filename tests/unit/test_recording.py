@@ -126,6 +126,7 @@ def test_nothing_waits_longer_than_a_second(tmp_path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte_gives_a_clean_beginning_or_one_clear_line(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     told: list[Update] = [start(), Records(records(3)), Records(task(7, b"cat")), reading(9_000), counters(10_000, 3)]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from tests.unit.simulated_host import host_updates
 from tests.unit.test_recording import task
+from uaptrace.commands.progress import progress_bar
 from uaptrace.commands.report import report
 from uaptrace.errors import RecordingError, UsageError
 from uaptrace.events import Counter, Kind
@@ -195,3 +197,21 @@ def test_what_cannot_be_meant_is_said(folder: Path) -> None:
         failed = CliRunner().invoke(report, arguments)
         assert isinstance(failed.exception, UsageError)
         assert said in str(failed.exception)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("seconds_each", "drawn"), [(0.1, False), (0.9, True)])
+def test_a_bar_is_drawn_only_for_a_wait_of_two_seconds(monkeypatch: pytest.MonkeyPatch, seconds_each: float, drawn: bool) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    now = [0.0]
+    with progress_bar("reading", clock=lambda: now[0]) as progress:
+        for done in range(1, 11):
+            now[0] += seconds_each
+            progress(done, 10)
+    assert ("reading" in terminal.getvalue()) == drawn
+    assert ("100%" in terminal.getvalue()) == drawn
