@@ -112,15 +112,24 @@ class Ledger:
         return group
 
     def _cause(self, key: _Key, names: Names) -> Cause:
-        if key.tgid in self._self_tgids:
+        return self._cause_of(key.tgid in self._self_tgids, key.in_cache, key.stack_id, names)
+
+    @staticmethod
+    def _cause_of(is_self: bool, in_cache: bool, stack_id: int, names: Names) -> Cause:
+        if is_self:
             return Cause.SELF
-        return Cause.UNMAPPED_ALLOC if key.in_cache else names.cause(key.stack_id)
+        return Cause.UNMAPPED_ALLOC if in_cache else names.cause(stack_id)
 
     def by_cause(self, names: Names) -> dict[tuple[Level, Cause], int]:
         """Splits by what was split and why, zeros included."""
         sums = {(level, cause): 0 for level in (Level.M2, Level.G1) for cause in Cause}
-        for key, group in self._groups.items():
-            sums[Level(key.level), self._cause(key, names)] += group.count
+        # Thousands of groups share few causes: gather first what decides the cause.
+        alike: dict[tuple[int, bool, bool, int], int] = {}
+        for (level, tgid, _, stack_id, in_cache), group in self._groups.items():
+            same = (level, tgid in self._self_tgids, in_cache, stack_id)
+            alike[same] = alike.get(same, 0) + group.count
+        for (level, is_self, in_cache, stack_id), count in alike.items():
+            sums[Level(level), self._cause_of(is_self, in_cache, stack_id, names)] += count
         return sums
 
     def by_process(self) -> Tally[int]:
@@ -132,7 +141,16 @@ class Ledger:
 
     def rows(self, names: Names) -> tuple[SplitRow, ...]:
         """The largest groups first, at most MAX_ROWS."""
-        largest = sorted(self._groups.items(), key=lambda item: (-item[1].count, item[1].first_time_ns, item[1].pfns))[:MAX_ROWS]
+        groups = list(self._groups.items())
+        if len(groups) > MAX_ROWS:
+            # Only those that can be among the rows are worth the full comparison.
+            counts = np.fromiter((group.count for _, group in groups), np.int64, len(groups))
+            firsts = np.fromiter((group.first_time_ns for _, group in groups), np.int64, len(groups))
+            order = np.lexsort((firsts, -counts))
+            last = order[MAX_ROWS - 1]
+            possible = (counts > counts[last]) | ((counts == counts[last]) & (firsts <= firsts[last]))
+            groups = [groups[i] for i in np.flatnonzero(possible).tolist()]
+        largest = sorted(groups, key=lambda item: (-item[1].count, item[1].first_time_ns, item[1].pfns))[:MAX_ROWS]
         return tuple(
             SplitRow(
                 level=Level(key.level),
