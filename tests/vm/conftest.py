@@ -38,7 +38,7 @@ ROWS = (
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
     # 1G mappings appear in a guest of 6 GB or more.
     Row("debian-6.12-5-level", "debian-6.12", 5, memory="6G"),
-    Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G"),
+    Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G", extra=("--page-tables", "bpf")),
 )
 
 

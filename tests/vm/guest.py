@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--commands", action="store_true")
     parser.add_argument("--mechanism")
     parser.add_argument("--page-alloc", default="auto")
+    parser.add_argument("--page-tables", default="auto")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     result: dict[str, Any] = {"kernel": os.uname().release, "programs_before": programs()}
@@ -305,7 +306,7 @@ def main() -> None:
     subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "509"], check=True, stdout=subprocess.PIPE)
     say("loading")
     begin = time.monotonic()
-    loaded = load(LoaderOptions(page_alloc=PageAllocHook(args.page_alloc), mechanism=args.mechanism))
+    loaded = load(LoaderOptions(page_alloc=PageAllocHook(args.page_alloc), mechanism=args.mechanism, page_tables=args.page_tables))
     result["load_seconds"] = time.monotonic() - begin
     result["hooks"] = [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in loaded.hooks]
     source = LiveSource(loaded)

@@ -48,7 +48,7 @@ class Size(click.ParamType[int]):
 
 
 def tracing_options(command: F) -> F:
-    """--ring-size, --page-alloc-hook and --mechanism, as one parameter ``loader``."""
+    """--ring-size, --page-alloc-hook, --page-tables and --mechanism, kept for loader_options()."""
 
     def gather(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         ctx.ensure_object(dict)[param.name] = value
@@ -60,6 +60,8 @@ def tracing_options(command: F) -> F:
         click.option("--page-alloc-hook", "page_alloc", type=click.Choice([h.value for h in PageAllocHook]), default="auto",
                      show_default=True, expose_value=False, callback=gather,
                      help="What to hook on the page allocator's path (docs/performance.md has the cost)."),
+        click.option("--page-tables", type=click.Choice(["auto", "kcore", "bpf"]), default="auto", show_default=True,
+                     expose_value=False, callback=gather, help="How the kernel's memory is read."),
         click.option("--mechanism", type=click.Choice(["auto", "fentry", "kprobe"]), default="auto", show_default=True,
                      expose_value=False, callback=gather, help="How to attach."),
     ):  # fmt: skip
@@ -75,6 +77,7 @@ def loader_options(ctx: click.Context) -> LoaderOptions:
         ring_bytes=given.get("ring_bytes", 16 << 20),
         page_alloc=PageAllocHook(given.get("page_alloc", "auto")),
         mechanism=None if mechanism == "auto" else mechanism,
+        page_tables=given.get("page_tables", "auto"),
     )
 
 

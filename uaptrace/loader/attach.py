@@ -25,7 +25,8 @@ from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.plan import plan_hooks, wanted_symbols
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, program_text, use_stub_headers
 from uaptrace.model.snapshot import HookStatus
-from uaptrace.sources.kernel_memory import Kcore
+from uaptrace.sources.bpf_memory import BpfMemory
+from uaptrace.sources.kernel_memory import Kcore, KernelMemory
 from uaptrace.sources.procfs import read_split_counters
 from uaptrace.units import Level
 
@@ -48,6 +49,8 @@ class LoaderOptions:
     page_alloc: PageAllocHook = PageAllocHook.AUTO
     mechanism: str | None = None
     max_tasks: int = 8192
+    page_tables: str = "auto"
+    """How kernel memory is read: kcore, bpf, or auto: kcore where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Loaded:
     splits_hooked: Mapping[Level, int] = field(default_factory=dict)
     """The same when the split hooks were live."""
     loader_tgid: int = 0
+    has_reader: bool = False
+    """Kernel memory is read by the program files["reader"] into files["window"], not through files["kcore"]."""
 
     def close(self) -> None:
         """Detach: links live as long as their descriptors."""
@@ -158,23 +163,30 @@ def _receive(here: socket.socket) -> Loaded | None:
         splits_before={Level(int(k)): v for k, v in message["splits_before"].items()},
         splits_hooked={Level(int(k)): v for k, v in message["splits_hooked"].items()},
         loader_tgid=message["loader_tgid"],
+        has_reader="reader" in message["files"],
     )
 
 
 def _load(options: LoaderOptions) -> tuple[dict[str, Any], list[int]]:
-    from uaptrace.loader.bcc_programs import HookRefusedError, compile_and_attach
+    from uaptrace.loader.bcc_programs import HookRefusedError, compile_and_attach, load_reader
 
     say = _progress()
     splits_before = read_split_counters()
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
     files = _open_files()
-    if "kcore" not in files:
-        raise CannotTraceError("/proc/kcore cannot be opened: run as root, on a kernel that is not locked down, with CONFIG_PROC_KCORE=y")
     folder = bpf_folder()
     use_stub_headers(folder)
+    memory: KernelMemory
+    if options.page_tables == "kcore" and "kcore" not in files:
+        raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
+    if options.page_tables == "bpf" or "kcore" not in files:
+        files["reader"], files["window"] = load_reader((folder / "reader.bpf.c").read_text())
+        memory = BpfMemory(files["reader"], files["window"])
+    else:
+        memory = Kcore(files["kcore"])
     nr_cpus = os.sysconf("SC_NPROCESSORS_CONF")
     with KernelBtf() as btf:
-        constants = read_constants(Kcore(files["kcore"]), facts.symbols, btf)
+        constants = read_constants(memory, facts.symbols, btf)
         offsets = _offsets(btf)
         demoted: list[str] = []
         hooked: dict[Level, int] = {}

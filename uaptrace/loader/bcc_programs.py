@@ -83,6 +83,21 @@ def compile_and_attach(text: str, flags: Sequence[str], plan: Sequence[PlannedHo
     return Attached(programs["ring"].map_fd, programs["counters"].map_fd, tuple(links), tuple(functions), tuple(statuses))
 
 
+def load_reader(text: str) -> tuple[int, int]:
+    """Load bpf/reader.bpf.c: descriptors of its program and of its window. Raises CannotTraceError."""
+    with _quiet_stderr() as complaints:
+        try:
+            import bcc
+
+            program = bcc.BPF(text=text)
+            function = program.load_func(b"read_kernel", bcc.BPF.RAW_TRACEPOINT)
+        except ImportError as error:
+            raise CannotTraceError(f"bcc cannot be imported ({error}): apt-get install python3-bpfcc") from error
+        except Exception as error:
+            raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {complaints() or error}") from error
+    return function.fd, program["window"].map_fd
+
+
 def _attach(programs: Any, lib: Any, kinds: Any, planned: PlannedHook, is_exit: bool, complaints: Any) -> tuple[int, int]:
     """Descriptors of the program and of its link (or perf event)."""
     symbol = str(planned.symbol).encode()

@@ -97,7 +97,8 @@ def check(facts: HostFacts, kcore_error: str | None, bpf_error: str | None) -> C
             "page tables",
             kcore_error is None,
             "/proc/kcore can be read" if kcore_error is None else f"/proc/kcore: {kcore_error}",
-            "" if kcore_error is None else "needs root, no lockdown, and CONFIG_PROC_KCORE=y",
+            "" if kcore_error is None else "needs root, no lockdown, and CONFIG_PROC_KCORE=y; else they are read by a BPF program",
+            fatal=False,
         ),
         Finding(
             "kernel symbols",

@@ -21,11 +21,12 @@ from uaptrace.events import Counter, Kind
 from uaptrace.loader.attach import Loaded
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.sources.bpf_memory import BpfMemory
 from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.sources.counters import MappedCounters, steady
 from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
 from uaptrace.sources.kallsyms import name_addresses
-from uaptrace.sources.kernel_memory import Kcore, read_u32
+from uaptrace.sources.kernel_memory import Kcore, KernelMemory, read_u32
 from uaptrace.sources.page_tables import PageTableReader, PagingLayout
 from uaptrace.sources.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
 from uaptrace.sources.ring import MappedRing
@@ -53,7 +54,11 @@ class LiveSource:
         self._root = root
         self._ring = MappedRing(loaded.ring_fd, loaded.ring_bytes)
         self._counters = MappedCounters(loaded.counters_fd, loaded.nr_cpus)
-        self._memory = Kcore(loaded.files["kcore"])
+        self._memory: KernelMemory
+        if loaded.has_reader:
+            self._memory = BpfMemory(loaded.files["reader"], loaded.files["window"])
+        else:
+            self._memory = Kcore(loaded.files["kcore"])
         constants = loaded.constants
         self._tables = PageTableReader(
             self._memory,

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of real kernels are read as they are; text that is none gives a clear error."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uaptrace.errors import UaptraceError, UsageError
+from uaptrace.loader.facts import parse_kallsyms, parse_lockdown
+from uaptrace.loader.hooks import HOOKS, Need, PageAllocHook
+from uaptrace.loader.plan import FENTRY, KPROBE, NONE, plan_hooks
+from uaptrace.model.updates import PAGE_PRESENT
+from uaptrace.sources.debugfs import parse_unmapped_alloc
+from uaptrace.sources.kallsyms import name_addresses
+from uaptrace.sources.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
+from uaptrace.sources.ptdump import parse_ptdump
+from uaptrace.sources.zones import parse_zoneinfo, zone_ranges
+from uaptrace.units import Level
+
+DATA = Path(__file__).parents[1] / "data" / "kernels"
+KERNELS = sorted(path.name for path in DATA.iterdir())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_split_counters_and_sizes_of_real_kernels(kernel: str) -> None:
+    vmstat = parse_vmstat((DATA / kernel / "proc/vmstat").read_text())
+    splits = split_counters(vmstat)
+    assert splits is not None
+    assert splits == read_split_counters(DATA / kernel)
+    assert set(splits) == {Level.M2, Level.G1}
+    sizes = direct_map_bytes(parse_meminfo((DATA / kernel / "proc/meminfo").read_text()))
+    assert sizes is not None
+    assert all(size % 4096 == 0 for size in sizes.values())
+    assert sum(sizes.values()) > 1 << 30
+
+
+def test_a_kernel_without_a_counter_has_none_rather_than_zero() -> None:
+    assert split_counters({"nr_free_pages": 5}) is None
+    assert collapse_counters({"direct_map_level2_splits": 5}) is None
+    assert direct_map_bytes({"MemTotal": 5}) is None
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_zones_of_real_kernels(kernel: str) -> None:
+    zones = parse_zoneinfo((DATA / kernel / "proc/zoneinfo").read_text())
+    assert {name for _, name, _, _ in zones} >= {"DMA", "DMA32"}
+    assert all(first < end for _, _, first, end in zones)
+    assert zone_ranges(["dma32"], [], DATA / kernel) == [
+        (f"node {node} {name}", first, end) for node, name, first, end in zones if name == "DMA32"
+    ]
+    with pytest.raises(UsageError, match="no zone Fast: it has"):
+        zone_ranges(["Fast"], [], DATA / kernel)
+
+
+def test_rows_of_the_cache_as_the_patched_kernel_writes_them() -> None:
+    rows = parse_unmapped_alloc((DATA / "patched" / "sys/kernel/debug/unmapped_alloc").read_text())
+    assert len(rows.free) == len(rows.cached) == len(rows.released) == 11
+    free, cached, released = (sum(n << order for order, n in enumerate(row)) for row in (rows.free, rows.cached, rows.released))
+    assert 0 < free <= cached - released
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Free: 1 2\nCached: 1 2\n", "Free: x\nCached: 1\nReleased: 1\n", "Free: 1\nCached: 1 2\nReleased: 1\n"]
+)
+def test_rows_that_are_none_are_said_to_be_none(text: str) -> None:
+    with pytest.raises(UaptraceError, match="debugfs unmapped_alloc has"):
+        parse_unmapped_alloc(text)
+
+
+def test_the_kernels_dump_of_its_page_tables() -> None:
+    """Sizes add up to what meminfo of the same moment says, but for what is not present."""
+    text = gzip.decompress((DATA / "patched" / "ptdump.gz").read_bytes()).decode()
+    page_offset = int((DATA / "patched" / "page_offset").read_text(), 16)
+    reading = parse_ptdump(text, page_offset, 1 << 42, 0, 0)
+    sizes = direct_map_bytes(parse_meminfo((DATA / "patched" / "proc/meminfo").read_text()))
+    assert sizes is not None
+    assert int((reading.levels == Level.M2).sum()) * 512 * 4096 == sizes[Level.M2]
+    present = int((reading.pages == PAGE_PRESENT).sum()) * 4096
+    assert 0 < present <= sizes[Level.K4]
+    with pytest.raises(UaptraceError, match="no direct map"):
+        parse_ptdump("---[ User Space ]---\n", page_offset, 1 << 42, 0, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0xFFFFFFFF81000000, 0xFFFFFFFF82000000), st.sampled_from("tTwWdDrb")), min_size=1, unique_by=lambda x: x[0]
+    )
+)
+def test_an_address_has_the_name_of_the_function_before_it(symbols: list[tuple[int, str]]) -> None:
+    text = "".join(
+        f"{address:016x} {kind} f_{address:x}\t[mod]\n" if address % 2 else f"{address:016x} {kind} f_{address:x}\n"
+        for address, kind in symbols
+    )
+    functions = sorted(address for address, kind in symbols if kind in "tTwW")
+    wanted = [address + offset for address, _ in symbols for offset in (0, 5)]
+    named = name_addresses(text.encode(), wanted)
+    for address in wanted:
+        before = [f for f in functions if f <= address and address - f < 1 << 20]
+        expected = None if not before else f"f_{before[-1]:x}+{address - before[-1]:#x}" + (" [mod]" if before[-1] % 2 else "")
+        assert named.get(address) == expected
+
+
+@given(st.binary(max_size=300))
+def test_any_text_is_taken_without_a_crash(data: bytes) -> None:
+    assert parse_kallsyms(b"ffff T wanted\n", ["wanted"]) == {"wanted": 0xFFFF}
+    assert isinstance(name_addresses(data, [1, 2**63]), dict)
+
+
+def test_names_of_a_real_kernel() -> None:
+    text = gzip.decompress((DATA / "patched" / "kallsyms.gz").read_bytes())
+    address = parse_kallsyms(text, ["unmapped_pages_alloc"])["unmapped_pages_alloc"]
+    assert name_addresses(text, [address, address + 0x1A]) == {
+        address: "unmapped_pages_alloc+0x0",
+        address + 0x1A: "unmapped_pages_alloc+0x1a",
+    }
+
+
+def test_lockdown() -> None:
+    assert parse_lockdown("none [integrity] confidentiality\n") == "integrity"
+    assert parse_lockdown(None) is None
+    assert parse_lockdown("") is None
+
+
+def all_symbols() -> dict[str, int]:
+    return {symbol: 1 for hook in HOOKS for symbol in hook.symbols}
+
+
+def test_every_hook_stands_on_its_own() -> None:
+    """One function that is missing takes nothing else down, and is said to be missing."""
+    symbols = all_symbols()
+    for hook in HOOKS:
+        without = {name: 1 for name in symbols if name not in hook.symbols}
+        plan = {p.hook.name: p for p in plan_hooks(without, None, lambda _: True)}
+        assert plan[hook.name].mechanism == NONE
+        assert plan[hook.name].reason
+        if hook.name != "CACHE_ALLOC":  # without it there is no series
+            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, "ALLOC_PAGES", "ALLOC_PAGES_COUNT"}
+            assert others == set()
+
+
+def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None:
+    symbols = all_symbols()
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name != "ALLOC_PAGES_COUNT"} == {FENTRY}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name != "ALLOC_PAGES_COUNT"} == {KPROBE}
+    refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, demoted=["CPA", "CPA", "SET_INVALID"])}
+    assert refused["CPA"].mechanism == NONE
+    assert "refused" in refused["CPA"].reason
+    assert refused["SET_INVALID"].mechanism == KPROBE
+    assert refused["SET_DEFAULT"].mechanism == FENTRY
+
+
+def test_what_ftrace_cannot_hook_is_not_tried() -> None:
+    symbols = all_symbols()
+    plan = {p.hook.name: p for p in plan_hooks(symbols, frozenset(symbols) - {"flush_tlb_all"}, lambda _: True)}
+    assert "available_filter_functions" in plan["FLUSH_ALL"].reason
+
+
+def test_a_kernel_without_the_series_is_not_hooked_on_the_page_allocator_unless_asked() -> None:
+    symbols = {name: 1 for hook in HOOKS if hook.need is not Need.SERIES for name in hook.symbols}
+    for choice, expected in ((PageAllocHook.AUTO, NONE), (PageAllocHook.OFF, NONE), (PageAllocHook.COUNT, FENTRY)):
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice)}
+        assert plan["ALLOC_PAGES"].mechanism == NONE
+        assert plan["ALLOC_PAGES_COUNT"].mechanism == expected
+
+
+def test_the_newest_name_of_the_page_allocator_is_taken() -> None:
+    """6.14 and later have both names: the older one is a wrapper that misses callers."""
+    plan = {p.hook.name: p for p in plan_hooks(all_symbols(), None, lambda _: True)}
+    assert plan["ALLOC_PAGES"].symbol == "__alloc_frozen_pages_noprof"
