@@ -21,9 +21,11 @@ REPLAY_KEYS = (
     ("g", "jump to 90, 1:30, 50%, +10, -10, start, end"),
 )
 WORDS = (
-    ("absent", "pages that have no entry in the direct map: nobody reads them by it"),
+    ("absent", "pages without a present entry in the direct map"),
     ("touched", "2M regions with at least one absent page"),
     ("stranded", "2M regions whose pages are all back, but that stay in 4K"),
+    ("set invalid", "set_direct_map calls that take pages out (default: back)"),
+    ("attr changes", "calls of __change_page_attr_set_clr, the way of all changes"),
     ("unexplained", "splits that the kernel counts and no hook saw"),
     ("EXACT", "nothing lost, and equal to the kernel's own figures"),
     ("–", "not known (never a zero)"),
@@ -34,10 +36,10 @@ def help_lines(width: int, *, replay: bool) -> list[Line]:
     """Keys, and the words that the views use."""
     out = [heading("Keys", width)]
     for key, what in KEYS + (REPLAY_KEYS if replay else ()):
-        out.append(line(" ", (f"{key:<12}", "strong"), what))
+        out.append(line(" ", (f"{key:<13}", "strong"), what))
     out.append(heading("Words", width))
     for word, meaning in WORDS:
-        block = paragraph(meaning, width - 13, indent="")
+        block = paragraph(meaning, width - 14, indent="")
         for i, (a_line) in enumerate(block):
-            out.append(line(" ", (f"{word if i == 0 else '':<12}", "strong"), *a_line))
+            out.append(line(" ", (f"{word if i == 0 else '':<13}", "strong"), *a_line))
     return out

@@ -23,9 +23,9 @@ def overview(
     limit) leaves room, more panels follow. ``keys``: name the keys that show more.
     """
     if width >= THREE_COLUMNS:
-        return _columns(snapshot, rates, samples, width, height, 3, keys)
+        return _three_columns(snapshot, rates, samples, width, height, keys)
     if width >= TWO_COLUMNS:
-        return _columns(snapshot, rates, samples, width, height, 2, keys)
+        return _two_columns(snapshot, rates, samples, width, height, keys)
     direct_map = panels.direct_map_panel(snapshot, width)
     cache = panels.cache_panel(snapshot, width)
     activity = panels.activity_panel(snapshot, rates, width)
@@ -48,36 +48,49 @@ def overview(
     return out
 
 
-def _columns(
-    snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None, number: int, keys: bool
+GAP = 2
+CACHE_WIDTH = 67
+"""From here on the table by order has five characters a column; it is worth taking them from the neighbours."""
+
+
+def _two_columns(
+    snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None, keys: bool
 ) -> list[Line]:
-    gap = 2
-    column = (width - gap * (number - 1)) // number
-    last = width - (column + gap) * (number - 1)
-    left = [*panels.direct_map_panel(snapshot, column), (), *panels.cache_panel(snapshot, column, full=True), ()]
-    activity = [*panels.activity_panel(snapshot, rates, column if number == 3 else last), ()]
-    if number == 2:
-        left += panels.splits_panel(snapshot, column)
-        right = [*activity, *panels.history_panel(samples, last), ()]
-        _fill(
-            right,
-            [
-                [*panels.processes_panel(snapshot, last, rows=6, keys=keys), ()],
-                [*panels.audit_panel(snapshot, last, keys=keys), ()],
-            ],
-            height - 1 if height is not None else None,
-        )
-        _fill(left, [[(), *panels.health_panel(snapshot, column)]], height - 1 if height is not None else None)
-        body = beside([(left, column), (right, last)], gap)
-        return _with_status(body, panels.status_line(snapshot, width, keys=keys), height)
-    middle = [*activity, *panels.history_panel(samples, column), (), *panels.health_panel(snapshot, column)]
-    left += [*panels.splits_panel(snapshot, column), ()]
-    _fill(left, [panels.ledger_panel(snapshot, column, rows=20, keys=keys)], height - 1 if height is not None else None)
+    room = height - 1 if height is not None else None
+    half = (width - GAP) // 2
+    first = max(half, min(CACHE_WIDTH, width - GAP - 56))
+    second = width - GAP - first
+    left = [*_top_left(snapshot, first), *panels.splits_panel(snapshot, first)]
+    _fill(left, [[(), *panels.health_panel(snapshot, first)]], room)
+    right = [*panels.activity_panel(snapshot, rates, second), (), *panels.history_panel(samples, second), ()]
+    further = [
+        [*panels.processes_panel(snapshot, second, rows=6, keys=keys), ()],
+        [*panels.audit_panel(snapshot, second, keys=keys), ()],
+    ]
+    _fill(right, further, room)
+    return _with_status(beside([(left, first), (right, second)], GAP), panels.status_line(snapshot, width, keys=keys), height)
+
+
+def _three_columns(
+    snapshot: Snapshot, rates: Rates | None, samples: Sequence[Sample], width: int, height: int | None, keys: bool
+) -> list[Line]:
+    room = height - 1 if height is not None else None
+    third = (width - 2 * GAP) // 3
+    first = max(third, min(CACHE_WIDTH, width - 2 * (GAP + 62)))
+    second = (width - first - 2 * GAP) // 2
+    last = width - first - second - 2 * GAP
+    left = [*_top_left(snapshot, first), *panels.splits_panel(snapshot, first), ()]
+    _fill(left, [panels.ledger_panel(snapshot, first, rows=20, keys=keys)], room)
+    middle = [*panels.activity_panel(snapshot, rates, second), (), *panels.history_panel(samples, second), ()]
+    middle += panels.health_panel(snapshot, second)
     right = [*panels.processes_panel(snapshot, last, rows=12, keys=keys), ()]
-    _fill(right, [panels.audit_panel(snapshot, last, keys=keys)], height - 1 if height is not None else None)
-    return _with_status(
-        beside([(left, column), (middle, column), (right, last)], gap), panels.status_line(snapshot, width, keys=keys), height
-    )
+    _fill(right, [panels.audit_panel(snapshot, last, keys=keys)], room)
+    body = beside([(left, first), (middle, second), (right, last)], GAP)
+    return _with_status(body, panels.status_line(snapshot, width, keys=keys), height)
+
+
+def _top_left(snapshot: Snapshot, width: int) -> list[Line]:
+    return [*panels.direct_map_panel(snapshot, width), (), *panels.cache_panel(snapshot, width, full=True), ()]
 
 
 def _with_status(body: list[Line], status: Line, height: int | None) -> list[Line]:
