@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -232,6 +233,14 @@ def test_links_lead_to_dashboards_that_exist() -> None:
                         assert "var-instance=${__value.text}" in link["url"]
 
 
+def test_alerts_lead_to_dashboards_that_exist() -> None:
+    rules = yaml.safe_load((ROOT / "grafana/prometheus/uaptrace.alerts.yml").read_text())
+    links = [rule["annotations"]["dashboard_url"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    assert links
+    for link in links:
+        assert link.removeprefix("/d/").split("?")[0] in ALL
+
+
 def test_host_dashboards_mark_boots_and_attaching() -> None:
     for uid, dashboard in ALL.items():
         names = [annotation["name"] for annotation in dashboard["annotations"]["list"]]
@@ -244,8 +253,6 @@ def test_exceptions_are_of_targets_that_exist() -> None:
 
 
 def test_provisioning_finds_the_dashboards() -> None:
-    import yaml
-
     provisioning = ROOT / "grafana/provisioning"
     (provider,) = yaml.safe_load((provisioning / "dashboards/uaptrace.yml").read_text())["providers"]
     assert provider["type"] == "file"
