@@ -8,13 +8,21 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import UsageError
+from uaptrace.model.state import KernelState
 from uaptrace.sources.zones import zone_ranges
+from uaptrace.units import PAGES_PER_2M
+
+WINDOW_REGIONS: Final = 16
+"""How many 2M regions --around shows."""
 
 
 @click.command()
@@ -53,8 +61,15 @@ def map(
         if replay is not None or connect is not None:
             raise UsageError("--zone and --node are of this host: they do not go with --replay or --connect")
         ranges = [NamedRange(*found) for found in zone_ranges(zones, nodes)]
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True)
-    picture = MapPicture(snapshot, ranges=ranges, around_pfn=around_pfn)
+    pages: list[tuple[int, NDArray[np.uint8]]] = []
+
+    def keep_pages(state: KernelState) -> None:
+        if around_pfn is not None:
+            first = max(0, around_pfn // PAGES_PER_2M - WINDOW_REGIONS)
+            pages.append((first * PAGES_PER_2M, state.direct_map.page_states(first, 2 * WINDOW_REGIONS)))
+
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True, on_state=keep_pages)
+    picture = MapPicture(snapshot, ranges=ranges, around_pfn=around_pfn, pages=pages[0] if pages else None, window_regions=WINDOW_REGIONS)
     if png:
         picture.write_png(png)
     if svg:

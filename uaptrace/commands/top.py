@@ -99,6 +99,8 @@ def _replay(path: Path, speed: float, at_text: str | None, once: bool, as_json: 
 
     with contextlib.closing(ReplaySource(path, None if once and at_text is None else speed, budget_s=None if once else 0.2)) as source:
         if at_text is not None:
+            if once:
+                source.pause(True)
             source.jump(parse_position(at_text, 0.0, source.length_s))
         if once:
             _print(source.latest(), None, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.errors import UsageError
 from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.state import KernelState
 
 
 def watched_snapshot(
@@ -23,8 +25,10 @@ def watched_snapshot(
     *,
     regions: bool = False,
     ready_file: Path | None = None,
+    on_state: Callable[[KernelState], None] | None = None,
 ) -> Snapshot:
-    """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM)."""
+    """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM), and then
+    ``on_state`` is given the model behind it."""
     if replay is not None and connect is not None:
         raise UsageError("--connect and --replay exclude each other")
     if at_text is not None and replay is None:
@@ -51,6 +55,8 @@ def watched_snapshot(
                 deadline = None if duration_s is None else time.monotonic() + duration_s
                 session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline)
                 snapshot = session.finish()
+            if on_state is not None:
+                on_state(session.state)
     if snapshot is None:
         raise UsageError("there is no snapshot yet: the daemon is still reading the page tables; try again")
     return snapshot

@@ -516,6 +516,17 @@ class DirectMap:
         rows[has_row] = self.rows.pages[slots[has_row]]
         return rows
 
+    def page_states(self, first_region: int, nr_regions: int) -> Bytes:
+        """PAGE_HOLE, PAGE_PRESENT or PAGE_ABSENT of every 4K page of some regions, however they are mapped: uint8, flat."""
+        regions = np.arange(first_region, first_region + nr_regions)
+        levels = np.zeros(nr_regions, np.uint8)
+        held = self.levels[first_region : first_region + nr_regions]
+        levels[: len(held)] = held
+        pages = self.rows_of(regions)
+        pages[levels == Level.NONE] = PAGE_HOLE
+        pages[levels & LARGE_ABSENT != 0] = PAGE_ABSENT
+        return pages.ravel()
+
     def absent_rows(self) -> tuple[Ints, NDArray[np.bool_]]:
         """Regions with an absent page, ascending, and bool (n, 512): its absent pages."""
         self.figures()
@@ -526,6 +537,13 @@ class DirectMap:
         absent = np.concatenate([np.ones((len(regions), PAGES_PER_2M), np.bool_), self.rows.pages[slots] == PAGE_ABSENT])
         order = np.argsort(both, kind="stable")
         return both[order], absent[order]
+
+    def wholly_present(self, regions: Ints) -> Ints:
+        """Those of ``regions`` that have no absent page."""
+        self.figures()
+        inside: Ints = regions[regions < len(self.levels)]
+        present: Ints = inside[((self.levels[inside] & LARGE_ABSENT) == 0) & (self._slot_absent[self.rows.slot[inside]] == 0)]
+        return present
 
     def nr_still_split(self, regions: Ints) -> int:
         """How many of ``regions`` are mapped by 4K entries."""
