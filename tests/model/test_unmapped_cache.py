@@ -14,7 +14,7 @@ from tests.model.buddy import BuddyLists
 from tests.model.build import NO_ROWS, Ring, columns, cut, make_batch
 from uaptrace.events import Flag, Kind
 from uaptrace.model.refills import subtract
-from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, UNSURE, USED, Contradictions, UnmappedCache
+from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, USED, Contradictions, UnmappedCache
 from uaptrace.units import NR_ORDERS
 
 
@@ -97,8 +97,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def take(self) -> None:
         contradictions, _ = self.cache.apply(columns(self.ring.take().batch))
-        if contradictions is not None:
-            assert set(contradictions.verdict.tolist()) <= {UNSURE}
+        assert contradictions is None
 
     @invariant()
     def equal(self) -> None:
@@ -126,10 +125,10 @@ def naive_verdict(kind: Kind, state: int) -> int:
     if kind == Kind.REFILL:
         return CERTAIN if state & (FREE | HANDED_OUT) else 0
     if kind == Kind.ALLOC:
-        return CERTAIN if state & HANDED_OUT else 0 if state & FREE else UNSURE
+        return CERTAIN if state & HANDED_OUT else 0
     if kind == Kind.FREE:
         return CERTAIN if state & FREE else 0 if state & HANDED_OUT else CAPTURED
-    return CERTAIN if state & HANDED_OUT or state == LEFT else 0 if state & FREE else UNSURE
+    return CERTAIN if state & HANDED_OUT or state == LEFT else 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -140,7 +139,7 @@ def test_any_records_give_each_page_its_last_state_and_each_contradiction(
     state: dict[int, int] = {}
     expected: list[tuple[int, int]] = []
     rows: list[dict[str, Any]] = []
-    rank = {0: 0, UNSURE: 1, CAPTURED: 2, CERTAIN: 3}
+    rank = {0: 0, CAPTURED: 1, CERTAIN: 2}
     for i, (kind, (pfn, order)) in enumerate(steps):
         # Each refill by a task of its own that returns at once, so that none is under way.
         rows.append({"kind": kind, "pfn": pfn, "order": order, "nr_pages": 1 << order, "tid": i, "time_ns": i})
@@ -214,7 +213,7 @@ def test_pages_absent_before_tracing_began_are_taken_to_be_handed_out() -> None:
     absent = np.zeros((1, 512), np.bool_)
     absent[0, :6] = True
     cache.infer_handed_out(np.array([4]), absent)
-    assert cache.states(np.array([2048, 2052])).tolist() == [FREE | INFERRED, HANDED_OUT | USED | INFERRED]
+    assert cache.states(np.array([2048, 2052])).tolist() == [FREE | INFERRED, HANDED_OUT | INFERRED]
     assert cache.handed_out_pages() == 2
     assert apply(cache, Ring().free(1, 2052)) is None
     assert cache.guessed_regions().tolist() == []

@@ -5,8 +5,8 @@ Some are decided by one record alone (2, 3, 8): such a violation stands at once.
 (1, 4, 5, 7, 9, 11), and a record that was lost between them would accuse a kernel that did nothing wrong. They wait until
 the next reading of the counters says that nothing was lost up to then; if something was, they are dropped.
 
-A call that was under way when tracing began, or when the cache was last read, is known only in part. What contradicts a state
-that is known from such a reading is judged only after GRACE_NS.
+A call that was under way when tracing began sends nothing when it returns: a page that it takes is still free for the
+model. States are judged by only after such calls have ended (GRACE_NS), and only those that were recorded since.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
 
 NR_INVARIANTS: Final = 11
 MAX_FIRST: Final = 16
-GRACE_NS: Final = 5_000_000_000
+GRACE_NS: Final = 3_000_000_000
 REQUEST_TIMEOUT_NS: Final = 5_000_000_000
 _MAX_ERRORS_PER_TASK: Final = 64
 _ANY_RELEASE_PAGES: Final = 1 << 10
@@ -120,18 +120,17 @@ class Audit:
         self._errors: dict[int, list[_Error]] = {}
         self._largest_release: dict[int, int] = {}
         self._suspects: dict[int, int] = {}
-        """Regions whose pageblock bit was found set while no page was the cache's: time of that reading."""
+        """Regions whose pageblock bit was found set while no page was the cache's: in how many readings in a row."""
         self._accused: set[int] = set()
         self._excess_before = False
         self._released_blocks = 0
-        self._cache_read_ns: int | None = None
-        self._unsure_from_ns: int | None = None
 
     # Records
 
-    def apply(self, columns: Columns, contradictions: Contradictions | None, unclean: Ints, *, cache_trusted: bool) -> None:
+    def apply(self, columns: Columns, contradictions: Contradictions | None, unclean: Ints, *, cache_trusted: bool, settled: bool) -> None:
         """Judge a chunk. ``contradictions`` and ``unclean`` are what UnmappedCache.apply() returned for it;
-        ``cache_trusted``: the cache was read, and nothing was lost since."""
+        ``cache_trusted``: the cache was read, and nothing was lost since; ``settled``: no call is under way whose beginning
+        was not seen."""
         if not self._has_series:
             return
         if columns.count(Kind.REQUEST) or self._requests:
@@ -147,7 +146,7 @@ class Audit:
         if columns.count(Kind.SHRINK) or columns.count(Kind.RELEASE):
             self._judge_shrinks(columns)
         if cache_trusted:
-            self._judge_states(columns, contradictions)
+            self._judge_states(columns, contradictions, settled)
         if self._suspects:
             self._forget_suspects(columns)
 
@@ -319,12 +318,13 @@ class Audit:
             if largest:
                 self._largest_release[tid] = max(largest, self._largest_release.get(tid, 0))
 
-    def _judge_states(self, columns: Columns, contradictions: Contradictions | None) -> None:
+    def _judge_states(self, columns: Columns, contradictions: Contradictions | None, settled: bool) -> None:
         """5 and 7: what a record says fits what its pages were before."""
         if self._missing[5]:
             return
         nr = sum(columns.count(kind) for kind in (Kind.REFILL, Kind.ALLOC, Kind.RELEASE))
-        self._check(5, nr + columns.count(Kind.FREE), waiting=True)
+        if settled:
+            self._check(5, nr + columns.count(Kind.FREE), waiting=True)
         self._check(7, columns.count(Kind.FREE), waiting=True)
         if contradictions is None:
             return
@@ -338,19 +338,15 @@ class Audit:
         ):
             if verdict == CAPTURED:
                 # Seen leaving the cache, or never seen in it: freed into it all the same, and still mapped.
-                known = state != 0 or self._is_sure(int(columns.column("time_ns")[at]))
-                if int(columns.column("nr_present")[at]) and known:
+                if int(columns.column("nr_present")[at]):
                     was = "it had left the cache" if state else "it was never seen in the cache"
                     finding = _finding(columns, at, 7, "a page that was handed out by the cache", f"{was} and is in the direct map")
                     self._violate(_at(finding, pfn, nr_pages), waiting=True)
                 continue
-            if verdict != CERTAIN and not self._is_sure(int(columns.column("time_ns")[at])):
+            if verdict != CERTAIN or not settled:
                 continue
             kind = Kind(int(columns.kind[at]))
             self._violate(_at(_finding(columns, at, 5, _EXPECTED[kind], _seen(kind, state)), pfn, nr_pages), waiting=True)
-
-    def _is_sure(self, time_ns: int) -> bool:
-        return self._unsure_from_ns is not None and time_ns >= self._unsure_from_ns
 
     def _forget_suspects(self, columns: Columns) -> None:
         index = columns.index_of(Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
@@ -384,14 +380,10 @@ class Audit:
         self._errors.clear()
         self._largest_release.clear()
         self._suspects.clear()
-        self._unsure_from_ns = None
 
-    def cache_was_read(self, time_ns: int) -> None:
-        """The cache was read at that time: what began before it is known by its end only."""
-        self._unsure_from_ns = time_ns + GRACE_NS
-
-    def judge_pageblocks(self, bits: dict[int, bool], empty: set[int], time_ns: int) -> None:
-        """6: ``bits``: the pageblock's bit by region, of which those in ``empty`` had pages of the cache and have none now."""
+    def judge_pageblocks(self, bits: dict[int, bool], empty: set[int], time_ns: int, *, quiet: bool) -> None:
+        """6: ``bits``: the pageblock's bit by region, of which those in ``empty`` had pages of the cache and
+        have none now, nor any page that is absent from the direct map."""
         if self._missing[6] or not self._has_series:
             return
         for region, is_set in bits.items():
@@ -401,12 +393,14 @@ class Audit:
                 self._check(6, 1)
                 self._suspects.pop(region, None)
                 self._accused.discard(region)
-            elif region not in self._suspects:
-                self._suspects[region] = time_ns  # the page allocator may be about to clear it: look twice
-            elif region not in self._accused and self._suspects[region] < time_ns:
+                continue
+            # Once, and it may be about to be cleared. Twice without a record of the region in between, and it stands, unless a
+            # record is still in the ring: those are known to have been taken in at a quiet reading, or by the next one.
+            times = self._suspects[region] = self._suspects.get(region, 0) + 1
+            if region not in self._accused and times >= (2 if quiet else 3):
                 self._accused.add(region)
                 self._check(6, 1)
-                seen = "the bit is set, twice in a row"
+                seen = f"the bit is set, {times} times in a row"
                 self._violate(Finding(6, time_ns, region * PAGES_PER_2M, PAGES_PER_2M, "the pageblock's bit is clear", seen, 0, 0))
 
     def judge_sum(self, free: tuple[int, ...], cached: tuple[int, ...], released: tuple[int, ...], handed_out: int, time_ns: int) -> None:

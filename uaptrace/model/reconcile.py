@@ -91,6 +91,7 @@ class SplitComparison:
         self.surplus = {Level.M2: 0, Level.G1: 0}
         """Splits that records tell of and the kernel did not count."""
         self._base: dict[Level, int] | None = None
+        self._base_is_sure = False
         self._collapses: dict[Level, int] | None = None
 
     def take(self, reading: CountersReading, ledger: Ledger) -> str:
@@ -103,6 +104,10 @@ class SplitComparison:
             total = {level: int(reading.splits_total[level]) for level in counted}
             if self._base is None:
                 self._base = {level: total[level] - counted[level] for level in counted}
+            elif not self._base_is_sure:
+                # The first reading may have been of a moment when a split was counted and its record was not sent yet.
+                self._base = {level: min(base, total[level] - counted[level]) for level, base in self._base.items()}
+                self._base_is_sure = True
             counted = {level: total[level] - self._base[level] for level in counted}
         more = 0
         for level, number in counted.items():
@@ -127,6 +132,7 @@ class MeminfoComparison:
         self.error_bytes: int | None = None
         self._kernel: dict[Level, int] | None = None
         self._model: dict[Level, int] = {}
+        self._base_is_sure = False
         self._questioned: dict[Level, int] | None = None
         self._questioned_after = 0
 
@@ -138,7 +144,14 @@ class MeminfoComparison:
         model = self._granularity(direct_map, ledger)
         if self._kernel is None:
             self._kernel, self._model = kernel, model
+            return ""
         difference = {level: (kernel[level] - self._kernel[level]) - (model[level] - self._model[level]) for level in LEVELS}
+        if not self._base_is_sure:
+            self._base_is_sure = True
+            if any(difference.values()):
+                # The first reading may have been of a moment when a split was counted and its record was not sent yet.
+                self._kernel, self._model = kernel, model
+                return ""
         self.error_bytes = max(abs(n) for n in difference.values())
         if self.error_bytes == 0 or (difference == self._questioned and nr_complete_readings > self._questioned_after):
             return ""  # equal, or the page tables were read because of it and stand: they are the truth
@@ -171,6 +184,8 @@ class RowComparison:
         self._releases_lost: Ints = np.zeros(NR_ORDERS, np.int64)
         self._set_base = True
         self._difference: tuple[int, ...] = ()
+        self._confirmed = False
+        """Two comparisons in a row found a difference. One alone may be a call that was between its record and the list."""
         self._questioned: tuple[int, ...] = ()
         self._questioned_after = 0
 
@@ -205,17 +220,18 @@ class RowComparison:
         kernel = (_orders(reading.rows_free), _orders(reading.rows_cached), _orders(reading.rows_released))
         model = (_orders(cache.free_blocks()), self.cached(cache), self.released(cache))
         difference = np.concatenate([k - m for k, m in zip(kernel, model, strict=True)])
+        self._confirmed = bool(self.error_blocks) and bool(difference.any())
         self._difference = tuple(difference.tolist())
         self.error_blocks = int(np.abs(difference).sum())
-        if self.error_blocks == 0 or (self._difference == self._questioned and nr_cache_readings > self._questioned_after):
+        if not self._confirmed or (self._difference == self._questioned and nr_cache_readings > self._questioned_after):
             return ""  # equal, or reading the cache again did not help: the difference is shown
         self._questioned, self._questioned_after = self._difference, nr_cache_readings
         return self.reason
 
     @property
     def reason(self) -> str:
-        """What differed at the last comparison; empty where nothing did."""
-        if not self.error_blocks:
+        """What differed at the last two comparisons; empty where nothing did."""
+        if not self._confirmed:
             return ""
         names = ("Free", "Cached", "Released")
         rows = [name for i, name in enumerate(names) if any(self._difference[i * NR_ORDERS : (i + 1) * NR_ORDERS])]

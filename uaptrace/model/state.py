@@ -11,7 +11,7 @@ from uaptrace.events import HISTOGRAM_BUCKETS, NR_KINDS, SCALAR_COUNTERS, Counte
 from uaptrace.units import NR_ORDERS, Level
 from uaptrace.wire import Batch
 
-from .audit import Audit
+from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns, Ints
 from .direct_map import DirectMap
 from .ledger import Ledger
@@ -88,6 +88,8 @@ class KernelState:
         self._map_reason = ""
         self._cache_lost_ns: int | None = None
         """Records of the cache were lost up to this time: it must be read again, and until then nothing is concluded from it."""
+        self._settles_ns: int | None = start.time_ns + GRACE_NS
+        """When calls that were under way unseen have ended; None once that is past."""
         self._cache_differs_ns: int | None = None
         self._cache_reason = ""
         self._infer_handed_out = False
@@ -119,7 +121,15 @@ class KernelState:
 
     def _take_records(self, batch: Batch) -> None:
         for at in range(0, len(batch), CHUNK_RECORDS):
-            self._take_chunk(Columns(batch[at : at + CHUNK_RECORDS]))
+            chunk = batch[at : at + CHUNK_RECORDS]
+            if self._settles_ns is not None and len(chunk) and int(chunk["time_ns"].max()) >= self._settles_ns:
+                first = int(np.argmax(chunk["time_ns"] >= np.uint64(self._settles_ns)))
+                if first:
+                    self._take_chunk(Columns(chunk[:first]))
+                    chunk = chunk[first:]
+                self._settles_ns = None
+                self.cache.doubt_states()
+            self._take_chunk(Columns(chunk))
 
     def _take_chunk(self, columns: Columns) -> None:
         self._taken += columns.counts
@@ -129,7 +139,8 @@ class KernelState:
         self._ledger.apply(columns)
         self.direct_map.apply(columns)
         contradictions, unclean = self.cache.apply(columns)
-        self._audit.apply(columns, contradictions, unclean, cache_trusted=self.cache.is_read and self._cache_lost_ns is None)
+        trusted = self.cache.is_read and self._cache_lost_ns is None
+        self._audit.apply(columns, contradictions, unclean, cache_trusted=trusted, settled=self._settles_ns is None)
 
     def _take_map(self, reading: MapReading) -> None:
         if self.direct_map.is_read:
@@ -150,7 +161,6 @@ class KernelState:
             self._cache_differs_ns = None
         self._rows.set_base_again()
         self._rows.take_rows(reading.rows_cached, reading.rows_released, self.cache)
-        self._audit.cache_was_read(reading.end_ns)
         self._infer_handed_out = True
         self._infer_if_known()
 
@@ -169,6 +179,8 @@ class KernelState:
             self._cache_lost_ns = reading.time_ns
             self._cache_reason = new.reason
             self.cache.pending = {}
+        if new.runs:
+            self._settles_ns = reading.time_ns + GRACE_NS
         if new.of_audit:
             self._audit.drop()
         else:
@@ -187,8 +199,8 @@ class KernelState:
             self._cache_differs_ns = reading.time_ns
         if self.cache.is_read and self._cache_lost_ns is None:
             if reading.pageblock_bits:
-                empty = set(self.cache.empty_regions().tolist())
-                self._audit.judge_pageblocks(dict(reading.pageblock_bits), empty, reading.time_ns)
+                empty = set(self.direct_map.wholly_present(self.cache.empty_regions()).tolist())
+                self._audit.judge_pageblocks(dict(reading.pageblock_bits), empty, reading.time_ns, quiet=reading.quiet)
                 self.cache.not_handed_out([region for region, is_set in reading.pageblock_bits.items() if not is_set])
             rows = (reading.rows_free, reading.rows_cached, reading.rows_released)
             if reading.quiet and rows[0] is not None and rows[1] is not None and rows[2] is not None:

@@ -45,28 +45,26 @@ _RESULT[[Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE]] 
 OK: Final = 0
 CERTAIN: Final = 1
 """Both the state before and the record are known from records: the kernel did it."""
-UNSURE: Final = 2
-"""The state before may be one that tracing has not seen the beginning of."""
-CAPTURED: Final = 3
+CAPTURED: Final = 2
 """FREE of a page that is not known to be the cache's: wrong only if the page is in the direct map."""
 
 
 def _verdicts() -> Bytes:
-    """uint8 (16 kinds, 32 states): what a record means for a page in that state."""
+    """uint8 (16 kinds, 32 states): what a record means for a page in that state.
+
+    A state that is not known from records alone is no ground for anything: an allocation or a release of a page that the
+    model has not as free may be of one that a call refilled which began before tracing did.
+    """
     table = np.zeros((16, _NR_STATES), np.uint8)
     state = np.arange(_NR_STATES)
     free = (state & FREE) != 0
     out = (state & HANDED_OUT) != 0
-    unknown = ~free & ~out
-    inferred = (state & INFERRED) != 0
-    table[Kind.REFILL][(free | out) & ~inferred] = CERTAIN
-    table[Kind.ALLOC][out & ~inferred] = CERTAIN
-    table[Kind.ALLOC][unknown | (out & inferred)] = UNSURE
-    table[Kind.FREE][free & ~inferred] = CERTAIN
-    table[Kind.FREE][free & inferred] = UNSURE
-    table[Kind.FREE][unknown] = CAPTURED
-    table[Kind.RELEASE][(out & ~inferred) | (state == LEFT)] = CERTAIN
-    table[Kind.RELEASE][(state == 0) | (out & inferred)] = UNSURE
+    recorded = (state & INFERRED) == 0
+    table[Kind.REFILL][(free | out) & recorded] = CERTAIN
+    table[Kind.ALLOC][out & recorded] = CERTAIN
+    table[Kind.FREE][free & recorded] = CERTAIN
+    table[Kind.FREE][~free & ~out] = CAPTURED
+    table[Kind.RELEASE][(out & recorded) | (state == LEFT)] = CERTAIN
     return table
 
 
@@ -91,7 +89,7 @@ _EVEN: Final = tuple(
 class Contradictions:
     """Records that do not fit what their pages were before: arrays of one length, in ring order.
 
-    ``record`` is the position in the chunk, ``verdict`` CERTAIN, UNSURE or CAPTURED (the worst of the record's pages),
+    ``record`` is the position in the chunk, ``verdict`` CERTAIN or CAPTURED (the worst of the record's pages),
     ``pfn`` the first page concerned, ``state`` its state before, ``nr_pages`` how many pages are concerned.
     """
 
@@ -121,8 +119,8 @@ class UnmappedCache:
     # Records
 
     def apply(self, columns: Columns) -> tuple[Contradictions | None, Ints]:
-        """Take in a chunk. Returns the contradictions, and the positions of RELEASE records of pages that had been handed
-        out before and whose content was not zero (aux > 0)."""
+        """Take in a chunk. Returns the contradictions, and the positions of RELEASE records of blocks whose content was
+        not zero (aux > 0) and every page of which had been handed out before."""
         nr = sum(columns.count(kind) for kind in _KINDS)
         if nr == 0:
             return None, np.empty(0, np.int64)
@@ -219,9 +217,11 @@ class UnmappedCache:
         if len(release):
             unclean = release[columns.of("aux", record[release]) > 0]
             if len(unclean):
-                used = np.zeros(len(pfn), np.bool_)
-                used_pages = order[(before & USED) != 0]
-                used[used_pages if of is None else of[used_pages]] = True
+                # Of a block the bytes of all its pages were counted together: only if each of them had an owner is it certain
+                # whose they are. A page that nobody had may well have what was in it before it was refilled.
+                used = np.ones(len(pfn), np.bool_)
+                never = order[(before & USED) == 0]
+                used[never if of is None else of[never]] = False
                 dirty.append(record[unclean[used[unclean]]])
 
     def _give_rows(self, regions: Ints) -> None:
@@ -286,9 +286,17 @@ class UnmappedCache:
             self._give_rows(part[self.rows.slot[part] == 0])
             slots = self.rows.slot[part]
             rows = self.rows.pages[slots]
-            rows[absent[at : at + _ROWS_AT_ONCE] & (rows == 0)] = HANDED_OUT | USED | INFERRED
+            rows[absent[at : at + _ROWS_AT_ONCE] & (rows == 0)] = HANDED_OUT | INFERRED
             self.rows.pages[slots] = rows
             self.rows.dirty[slots] = True
+
+    def doubt_states(self) -> None:
+        """Records that some call did not send may have made pages that were free, or gone, something else since. What was
+        handed out is certain: no free and no release goes unseen."""
+        for at in range(1, self.rows.nr_slots, _ROWS_AT_ONCE):
+            rows = self.rows.pages[at : min(at + _ROWS_AT_ONCE, self.rows.nr_slots)]
+            rows[rows == LEFT] = LEFT | INFERRED
+            rows[(rows & FREE) != 0] |= np.uint8(INFERRED)
 
     def _set(self, pfn: Ints, nr_pages: Ints, state: int, *, add: bool = False) -> None:
         if not len(pfn):
@@ -422,10 +430,9 @@ def _grouped(of: Ints, record: Ints, page: Ints, verdict: Bytes, state: Bytes) -
     order = stable_order(of)
     of, page, verdict, state = of[order], page[order], verdict[order], state[order]
     first = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
-    # The worst page speaks for the record: CERTAIN before CAPTURED before UNSURE.
-    rank = np.array([0, 3, 1, 2], np.uint8)[verdict]
-    worst = np.maximum.reduceat(rank, first)
-    which = np.flatnonzero(rank == np.repeat(worst, np.diff(first, append=len(of))))
+    # The worst page speaks for the record: CERTAIN before CAPTURED.
+    worst = np.minimum.reduceat(verdict, first)
+    which = np.flatnonzero(verdict == np.repeat(worst, np.diff(first, append=len(of))))
     which = which[np.searchsorted(which, first)]
     return Contradictions(record[of[first]], verdict[which], page[which], state[which], np.diff(first, append=len(of)))
 
