@@ -24,7 +24,8 @@ def faults(uid: str, outcome: Mapping[str, Any]) -> list[str]:
         if annotation["state"] != "Done" or annotation["errors"]:
             found.append(f"annotation {annotation['name']}: {annotation['state']} {annotation['errors']}")
     for query in report["queries"]:
-        if query["error"]:
+        # Only an answer that was an error has the key.
+        if "error" in query:
             found.append(f"query {query['refId']}: {query['error']}: {query['expr']}")
         if left := variables_in(query["expr"]):
             found.append(f"query {query['refId']}: no value for {sorted(left)}: {query['expr']}")
