@@ -19,7 +19,7 @@ from bench.ring_fill import RecordRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
 from uaptrace.events import Kind
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import Records, Update
+from uaptrace.model.updates import CacheReading, MapReading, Records, Update
 from uaptrace.sources.ring import MappedRing
 from uaptrace.wire import RECORD, Batch
 
@@ -32,19 +32,21 @@ WORST_GOAL = Goal(1e6)
 
 
 def recorded_mix() -> tuple[list[Update], Batch]:
-    """The readings before the first record, and all records."""
+    """What came up to the first readings of the map and the cache, and all records after them."""
     from uaptrace.recording import read_updates
 
     before: list[Update] = []
     parts: list[Batch] = []
+    missing: set[type] = {MapReading, CacheReading}
     for update in read_updates(MIX):
-        if isinstance(update, Records):
+        if missing:
+            before.append(update)
+            missing.discard(type(update))
+        elif isinstance(update, Records):
             part = np.zeros(len(update.batch), RECORD)
             for name in RECORD.names or ():
                 part[name] = update.batch[name]
             parts.append(part)
-        elif not parts:
-            before.append(update)
     return before, np.concatenate(parts)
 
 
