@@ -281,6 +281,8 @@ def main() -> int:
         )
 
     programs = Programs(symbol)
+    for _ in range(3):  # a guest that has just booted is still settling
+        settled(faults)
     with programs.attached("count_per_cpu", "fentry"):
         faults.ns()
         before = programs.calls()

@@ -13,13 +13,8 @@ import sys
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from bench import bpf_run, worst
 from bench.rows import Goal, Row, emit, not_measured, row
-from uaptrace.events import Flag, Kind, Mapping
-from uaptrace.units import PAGES_PER_2M
-from uaptrace.wire import RECORD, Batch
 
 RING_BYTES = 16 << 20
 START_GOAL = Goal(60, at_least=False)
@@ -63,21 +58,6 @@ class Daemon:
         return taken
 
 
-def churn(nr_records: int) -> Batch:
-    """Pages of 64 regions made absent and present in turn, by 16 processes: what goes on for ever on a busy host."""
-    records = np.zeros(nr_records, RECORD)
-    n = np.arange(nr_records, dtype=np.uint64)
-    absent = (n & 1) == 0
-    records["time_ns"] = 1000 + n
-    records["tid"] = records["tgid"] = 1000 + n % 16
-    records["kind"], records["nr_pages"] = Kind.SET_DIRECT_MAP, 1
-    records["pfn"] = 100 * PAGES_PER_2M + (n // 2 * 7919) % (64 * PAGES_PER_2M)
-    records["flags"] = np.where(absent, int(Flag.INVALID), int(Flag.DEFAULT))
-    records["before"] = np.where(absent, int(Mapping.K4), int(Mapping.K4 | Mapping.ABSENT))
-    records["after"] = np.where(absent, int(Mapping.K4 | Mapping.ABSENT), int(Mapping.K4))
-    return records
-
-
 def child(case: str, argument: str) -> None:
     """One case; prints figures, one line for each step."""
     if case == "events":
@@ -108,7 +88,7 @@ def measure_events() -> list[Row]:
     assert process.stdin is not None
     assert process.stdout is not None
     start = float(process.stdout.readline().split()[1])
-    records = churn(ring.capacity // 2 * 2)
+    records = worst.churn(ring.capacity // 2 * 2)
     taken, sizes = 0, []
     while taken < TEN_MILLION:
         ring.put(records)

@@ -95,13 +95,21 @@ def measure_worst(ring: RecordRing) -> list[Row]:
 
 
 def measure_linear(ring: RecordRing) -> list[Row]:
-    """Time for each event must not depend on how many there are."""
-    before: list[Update] = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    """Time for each event must not depend on how many there were, nor that for each new split region on how many there are.
+
+    The first touch of memory is in the second: 650 bytes for each region, which the kernel zeroes page by page.
+    """
+    few: list[Update] = [worst.start(), worst.reading(32768, 64)]
     rows = []
-    for nr_events in (1 << 16, 1 << 18, 1 << 20):
-        records = worst.splits(nr_events)
-        times = [seconds_for(ring, before, records, snapshots=False) / nr_events * 1e9 for _ in range(3)]
-        rows.append(row(f"linear.events.{nr_events}.ns_per_event", times, "ns"))
+    for nr_events in (1 << 18, 1 << 20, 1 << 22):
+        records = worst.churn(nr_events)
+        times = [seconds_for(ring, few, records, snapshots=False) / nr_events * 1e9 for _ in range(3)]
+        rows.append(row(f"linear.events.{nr_events}.ns_per_event", times, "ns", note="changes of pages in 64 regions"))
+    before: list[Update] = [worst.start(), worst.reading(worst.REGIONS_PER_TIB, 0)]
+    for nr_regions in (1 << 15, 1 << 17, 1 << 19):
+        records = worst.splits(2 * nr_regions)
+        times = [seconds_for(ring, before, records, snapshots=False) / nr_regions * 1e9 for _ in range(3)]
+        rows.append(row(f"linear.split_regions.{nr_regions}.ns_per_region", times, "ns", note="two events for each region"))
     return rows
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worst that can come: every event splits a mapping that was whole."""
+"""Events made for the benchmarks: the worst that can come (every event splits a mapping that was whole), and what goes on for ever."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def splits(nr_events: int, *, seed: int = 1) -> Batch:
 def only_splits(nr_events: int, *, seed: int = 1) -> Batch:
     """``nr_events`` SPLIT records, each of a region of its own."""
     return np.ascontiguousarray(splits(2 * nr_events, seed=seed)[0::2])
+
+
+def churn(nr_records: int) -> Batch:
+    """Pages of 64 regions made absent and present in turn, by 16 processes: what goes on for ever on a busy host."""
+    records = np.zeros(nr_records, RECORD)
+    n = np.arange(nr_records, dtype=np.uint64)
+    absent = (n & 1) == 0
+    records["time_ns"] = 1000 + n
+    records["tid"] = records["tgid"] = 1000 + n % 16
+    records["kind"], records["nr_pages"] = Kind.SET_DIRECT_MAP, 1
+    records["pfn"] = 100 * PAGES_PER_2M + (n // 2 * 7919) % (64 * PAGES_PER_2M)
+    records["flags"] = np.where(absent, int(Flag.INVALID), int(Flag.DEFAULT))
+    records["before"] = np.where(absent, int(Mapping.K4), int(Mapping.K4 | Mapping.ABSENT))
+    records["after"] = np.where(absent, int(Mapping.K4 | Mapping.ABSENT), int(Mapping.K4))
+    return records
