@@ -6,6 +6,7 @@ One boot for each row of conftest.ROWS, one compile in it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_workload_split_something_and_its_makers_are_named(run: Run) -> None
 
 def test_granularity_changes_as_meminfo_says(run: Run) -> None:
     for phase in run.result["phases"]:
-        assert phase["after"]["reconcile_error_bytes"] in (0, None), phase["name"]
+        assert phase["after"]["reconcile"]["error_bytes"] in (0, None), phase["name"]
 
 
 def test_secretmem_pages_are_counted_one_by_one(run: Run) -> None:
@@ -222,9 +223,12 @@ def test_the_endpoint_and_its_clients_work(full: Run) -> None:
     for name in ("top", "splits", "map", "audit"):
         assert commands[name]["status"] == 0, commands[name]["stderr"]
     assert commands["top"]["json"]["exact"]
-    assert commands["top"]["json"]["counters"]["request"] == 61
+    # Others may use the cache meanwhile (a BPF program does): what the workload's process did is exact.
+    assert 61 in [process["allocated_pages"] for process in commands["top"]["json"]["processes"]]
     assert commands["http_metrics"]["status"] == 200
-    assert "uaptrace_unmapped_cache_requests_total 61.0" in commands["http_metrics"]["body"]
+    requests = re.search(r"^uaptrace_unmapped_cache_requests_total (\S+)$", commands["http_metrics"]["body"], re.MULTILINE)
+    assert requests is not None
+    assert float(requests[1]) >= 61
     assert commands["http_readyz"]["status"] == 200
     assert commands["http_healthz"]["status"] == 200
     assert commands["http_nowhere"]["status"] == 404
@@ -234,5 +238,5 @@ def test_ctrl_c_leaves_a_readable_recording_and_no_program(full: Run) -> None:
     commands = full.result["commands"]
     assert commands["record"]["status"] == 0, commands["record"]
     assert commands["replay"]["status"] == 0, commands["replay"]
-    assert commands["replay"]["json"]["counters"]["request"] == 127
+    assert 127 in [process["allocated_pages"] for process in commands["replay"]["json"]["processes"]]
     assert commands["programs_after_record"] == []
