@@ -171,7 +171,7 @@ def _replay_all(policies: tuple[str, ...], requests: Requests, memory: Memory) -
     designs = [design for design in Design if not policies or design.label in policies]
     total = len(requests) * len(designs)
     if not engine.is_compiled() and total > _SLOW_FROM:
-        click.echo("uaptrace: whatif runs uncompiled, many times slower; install with a C compiler (docs/whatif.md)", err=True)
+        click.echo("uaptrace: whatif runs uncompiled and takes about 20 times as long; see Speed in docs/whatif.md", err=True)
     done = 0
     with progress_bar("Replaying") as progress:
 

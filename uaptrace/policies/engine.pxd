@@ -17,7 +17,7 @@ cdef class Engine:
     cdef int64_t nr_pages, nr_regions, nr_refills
     cdef int32_t[::1] nxt, prv, nr_changed, held, owner_free, owner_chunk, chunk_next, cma_busy
     cdef int8_t[::1] zorder, corder
-    cdef uint8_t[::1] changed, block_type, block_bit, level, touched, held_as, held_order
+    cdef uint8_t[::1] changed, block_type, block_bit, level, touched, held_as, held_order, owner_closed
     cdef int64_t[::1] zfree, cfree, slot, owner_held, counts, refill_pfn, refill_order
 
 @cython.locals(first=int64_t)

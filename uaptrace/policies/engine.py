@@ -127,6 +127,7 @@ class Engine:
         self.owner_free = view(state.owner_free)
         self.owner_chunk = view(state.owner_chunk)
         self.owner_held = view(state.owner_held)
+        self.owner_closed = view(state.owner_closed)
         self.chunk_next = view(state.chunk_next)
         self.cma_busy = view(state.cma_busy)
         self.counts = view(state.counts)
@@ -510,7 +511,8 @@ def _cache_release(s: Engine, page: int, published: bool) -> int:
         flush = _default_page(s, i) or flush
     if flush:
         s.counts[_C_FLUSHES] += 1
-    zone_free(s, page, order, published)  # as published with FPI_TO_TAIL, as intended by __free_pages()
+    if s.nr_refills == 0:  # else the page allocator is not part of the model
+        zone_free(s, page, order, published)  # as published with FPI_TO_TAIL, as intended by __free_pages()
     return nr_pages
 
 
@@ -634,6 +636,7 @@ def _pool_take(s: Engine, owner: int) -> int:
         s.counts[_C_CACHE] -= 1
         s.counts[_C_HITS] += 1
     s.owner_held[owner] += 1
+    s.owner_closed[owner] = 0
     return page
 
 
@@ -647,6 +650,7 @@ def _pool_destroy(s: Engine, owner: int) -> None:
         s.counts[_C_RELEASES + _PMD] += 1
         s.counts[_C_CACHE] -= _REGION
         region = s.chunk_next[region]
+    s.owner_closed[owner] = 0
     s.owner_chunk[owner] = -1
     s.owner_free[owner] = -1
 
@@ -655,20 +659,17 @@ def _pool_put(s: Engine, owner: int, page: int) -> None:
     s.nxt[page] = s.owner_free[owner]
     s.owner_free[owner] = page
     s.counts[_C_CACHE] += 1
-    if s.owner_held[owner] >= 0:
-        s.owner_held[owner] -= 1
-    else:  # closed with pages still in use: destroyed by the last of them
-        s.owner_held[owner] += 1
-        if s.owner_held[owner] == -1:
-            _pool_destroy(s, owner)
-            s.owner_held[owner] = 0
+    s.owner_held[owner] -= 1
+    if s.owner_closed[owner] == 1 and s.owner_held[owner] == 0:
+        _pool_destroy(s, owner)
 
 
 def _pool_close(s: Engine, owner: int) -> None:
+    """The owner is gone; a pool with pages in use goes with the last of them."""
     if s.owner_held[owner] == 0:
         _pool_destroy(s, owner)
-    elif s.owner_held[owner] > 0:
-        s.owner_held[owner] = -1 - s.owner_held[owner]
+    else:
+        s.owner_closed[owner] = 1
 
 
 # MIGRATE_UNMAPPED.

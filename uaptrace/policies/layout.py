@@ -155,7 +155,9 @@ class State(NamedTuple):
     owner_chunk: NDArray[np.int32]
     """First region of the owner's chunks, -1: none."""
     owner_held: NDArray[np.int64]
-    """Pages of the owner that are handed out; -1 - pages once it was closed."""
+    """Pages of the owner that are handed out."""
+    owner_closed: NDArray[np.uint8]
+    """1 for an owner that is gone while its pages are in use."""
     chunk_next: NDArray[np.int32]
     """Next region of the same owner's chunks."""
     cma_busy: NDArray[np.int32]

@@ -79,9 +79,9 @@ class Outcome:
 class Simulation:
     """One design, one memory, one list of requests.
 
-    ``refills``: (pfn, order) of the chunks that the traced kernel put into its cache; where they are given, unmapped_alloc takes its
-    chunks from there and the state of the page allocator does not matter. ``recorded_places``: the design ``none`` uses each
-    request's ``pfn``.
+    ``use_refills``: unmapped_alloc takes its chunks from requests.refills, which the traced kernel took; then there is no page
+    allocator in the model: no ordinary requests, and what is released goes nowhere. ValueError where that does not fit.
+    ``use_places``: the design ``none`` uses each request's ``pfn`` (where it is None: as the requests say).
     """
 
     def __init__(
@@ -234,8 +234,8 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
     sizes[requests.ident[allocations]] = np.int64(1) << requests.order[allocations].astype(np.int64)
     nr_owners = max(1, requests.nr_owners)
     state = State(
-        nxt=np.empty(nr_pages + NR_LISTS, np.int32),
-        prv=np.empty(nr_pages + NR_LISTS, np.int32),
+        nxt=np.zeros(nr_pages + NR_LISTS, np.int32),
+        prv=np.zeros(nr_pages + NR_LISTS, np.int32),
         zorder=np.full(nr_pages, -1, np.int8),
         corder=np.full(nr_pages, -1, np.int8),
         changed=np.zeros(nr_pages, np.uint8),
@@ -253,6 +253,7 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
         owner_free=np.full(nr_owners, -1, np.int32),
         owner_chunk=np.full(nr_owners, -1, np.int32),
         owner_held=np.zeros(nr_owners, np.int64),
+        owner_closed=np.zeros(nr_owners, np.uint8),
         chunk_next=np.full(nr_regions, -1, np.int32),
         cma_busy=np.zeros(nr_regions, np.int32),
         counts=np.zeros(Count.WORDS, np.int64),
@@ -262,6 +263,12 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
     for level, word in ((Level.K4, Count.REGIONS_4K_NOW), (Level.M2, Count.REGIONS_2M_NOW), (Level.G1, Count.REGIONS_1G_NOW)):
         state.counts[word] = np.count_nonzero(memory.level == level)
     pfns, orders = memory.free_pfns, memory.free_orders
+    if refills:
+        if (requests.flags & RequestFlag.ORDINARY).any() or design not in (Design.UNMAPPED_ALLOC, Design.UNMAPPED_ALLOC_PUBLISHED):
+            raise ValueError("recorded refills are for unmapped_alloc, without ordinary requests")
+        if any(pfn < 0 or pfn + (1 << order) > nr_pages for pfn, order in refills):
+            raise ValueError("a recorded refill is outside of memory")
+        pfns, orders = pfns[:0], orders[:0]
     if design is Design.SECRETMEM_POOL:
         pfns, orders = _reserve(state, memory, pfns, orders)
     _fill_lists(state, pfns, orders)

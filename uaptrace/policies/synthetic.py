@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from uaptrace.policies.layout import Op, RequestFlag
 from uaptrace.policies.requests import Requests
-from uaptrace.policies.rng import uniform
+from uaptrace.policies.rng import random_words, uniform
 
 KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
 MAX_REQUESTS: Final = 50_000_000
@@ -79,16 +79,20 @@ def _merge(parts: list[_Events], count: int, source: str) -> Requests:
     )
 
 
-def _exponential(seed: int, stream: str, count: int, mean: float) -> NDArray[np.float64]:
-    return -mean * np.log1p(-uniform(seed, stream, count))
+def _lives(seed: int, stream: str, count: int, mean: float) -> NDArray[np.float64]:
+    """Lengths of lives: most short, a few very long (Lomax with shape 4).
+
+    Made of divisions and square roots alone, which IEEE 754 defines to the last bit; logarithms differ between machines.
+    """
+    return 3 * mean * (1 / np.sqrt(np.sqrt(1 - uniform(seed, stream, count))) - 1)
 
 
-def _log_uniform(seed: int, stream: str, count: int, low: int, high: int) -> NDArray[np.int64]:
-    """Whole numbers from low to high, each doubling as likely as the next."""
-    draws = uniform(seed, stream, count)
-    values = np.floor(low * np.exp2(draws * np.log2((high + 1) / low)))
-    out: NDArray[np.int64] = np.minimum(values, high).astype(np.int64)
-    return out
+def _sizes(seed: int, stream: str, count: int, low: int, octaves: int) -> NDArray[np.int64]:
+    """Whole numbers from ``low`` to ``low << octaves``, without the last: each doubling as likely as the next."""
+    octave = (random_words(seed, f"{stream}.octave", count) % np.uint64(octaves)).astype(np.int64)
+    base = np.int64(low) << octave
+    sizes: NDArray[np.int64] = base + np.floor(uniform(seed, stream, count) * base).astype(np.int64)
+    return sizes
 
 
 def _owners(
@@ -97,26 +101,26 @@ def _owners(
     seed: int,
     *,
     low: int,
-    high: int,
+    octaves: int,
     per_page: float,
     flags: int,
     changed: float,
     live_pages: int = LIVE_PAGES,
     pooled: bool = False,
 ) -> _Events:
-    """Owners of ``low`` to ``high`` pages (order 0): allocated one after the other, the first ``changed`` of them given other
+    """Owners of ``low`` to ``low << octaves`` pages (order 0): allocated one after the other, the first ``changed`` of them given other
     permissions, all freed together, then the owner goes. ``per_page`` requests for each page, give or take.
 
     ``pooled``: to a pool for each owner they are all one, which never goes: the kernel has no inode to tie its own memory to.
     Owners come evenly over the stream, which is twice as long as asked for: the end is cut off by the caller.
     """
-    mean = (high - low) / np.log(high / low)
+    mean = low * 1.5 * ((1 << octaves) - 1) / octaves - 0.5
     nr_owners = max(1, int(np.ceil(2 * total / (per_page * mean))))
     span = 2.0 * max(1.0, total)
-    pages = _log_uniform(seed, f"{name}.pages", nr_owners, low, high)
+    pages = _sizes(seed, f"{name}.pages", nr_owners, low, octaves)
     birth = uniform(seed, f"{name}.birth", nr_owners) * span
     # Little's law: owners alive = owners for each unit of time * mean life.
-    life = _exponential(seed, f"{name}.life", nr_owners, min(live_pages, total / 4) / (nr_owners / span * mean))
+    life = _lives(seed, f"{name}.life", nr_owners, min(live_pages, total / 4) / (nr_owners / span * mean))
     owner = np.repeat(np.arange(nr_owners), pages)
     first = np.cumsum(pages) - pages
     position = np.arange(len(owner)) - first[owner]
@@ -145,32 +149,33 @@ def _owners(
 
 
 def _secretmem(total: float, seed: int) -> _Events:
-    """Processes with a memfd_secret() of 1 to 256 pages."""
-    return _owners("secretmem", total, seed, low=1, high=256, per_page=2.0, flags=RequestFlag.HIDDEN, changed=0.0)
+    """Processes with a memfd_secret() of 1 to 255 pages."""
+    return _owners("secretmem", total, seed, low=1, octaves=8, per_page=2.0, flags=RequestFlag.HIDDEN, changed=0.0)
 
 
 def _modules(total: float, seed: int) -> _Events:
-    """Modules of 4 to 128 pages, of which text and read only data (60%) change permissions."""
-    return _owners("modules", total, seed, low=4, high=128, per_page=2.6, flags=0, changed=0.6, pooled=True)
+    """Modules of 4 to 127 pages, of which text and read only data (60%) change permissions."""
+    return _owners("modules", total, seed, low=4, octaves=5, per_page=2.6, flags=0, changed=0.6, pooled=True)
 
 
 def _bpf(total: float, seed: int) -> _Events:
-    """BPF programs of 1 or 2 pages, read only and executable as soon as they are translated."""
-    return _owners("bpf", total, seed, low=1, high=2, per_page=3.7, flags=0, changed=1.0, live_pages=LIVE_PAGES // 8, pooled=True)
+    """BPF programs of 1 to 3 pages, read only and executable as soon as they are translated."""
+    return _owners("bpf", total, seed, low=1, octaves=2, per_page=3.7, flags=0, changed=1.0, live_pages=LIVE_PAGES // 8, pooled=True)
 
 
 def _everyday(total: float, seed: int) -> _Events:
     """Blocks of order 0 to 3, half of them movable, half the kernel's own; most short lived, one in eight long lived."""
     n = max(1, int(np.ceil(total)))
     span = 2.0 * max(1.0, total)
-    order = np.minimum(np.floor(-np.log2(1 - uniform(seed, "everyday.order", n))), 3).astype(np.uint8)
+    word = random_words(seed, "everyday.order", n)
+    order = np.where(word & np.uint64(1), 0, np.where(word & np.uint64(2), 1, np.where(word & np.uint64(4), 2, 3))).astype(np.uint8)
     own = uniform(seed, "everyday.own", n) < 0.5
     flags = np.where(own, RequestFlag.ORDINARY | RequestFlag.UNMOVABLE, RequestFlag.ORDINARY).astype(np.uint8)
     order[own] = 0
     birth = uniform(seed, "everyday.birth", n) * span
     long = uniform(seed, "everyday.long", n) < 0.125
     mean = np.where(long, min(8.0 * LIVE_PAGES, total), min(LIVE_PAGES / 8, total / 16))
-    death = birth + _exponential(seed, "everyday.life", n, 1.0) * mean
+    death = birth + _lives(seed, "everyday.life", n, 1.0) * mean
     ident = np.arange(n)
     return _Events(
         np.concatenate([birth, death]),
@@ -184,10 +189,10 @@ def _everyday(total: float, seed: int) -> _Events:
 
 
 def _pressure(total: float, seed: int) -> _Events:
-    """Memory pressure: now and then the shrinker is asked for 128 to 4096 pages."""
+    """Memory pressure: now and then the shrinker is asked for 128 to 4095 pages."""
     n = max(1, int(total / 10_000) * 2)
     time = uniform(seed, "pressure.time", n) * 2.0 * total
     none = np.full(n, -1, np.int64)
     zero = np.zeros(n, np.uint8)
-    pages = _log_uniform(seed, "pressure.pages", n, 128, 4096)
+    pages = _sizes(seed, "pressure.pages", n, 128, 5)
     return _Events(time, np.full(n, Op.SHRINK, np.uint8), none, zero, zero, np.zeros(n, np.int64), pages)
