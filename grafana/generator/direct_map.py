@@ -22,6 +22,7 @@ from .panels import (
     in_range,
     metric,
     named_color,
+    quantile,
     rate,
     stat,
     thresholds,
@@ -315,10 +316,7 @@ def wrong() -> Row:
                 "Upper bound of the power-of-two bucket that holds the 99th percentile of each operation. A refill flushes the TLB of all"
                 " CPUs, so tens of microseconds are usual on large hosts; "
                 "milliseconds stall whoever asked.",
-                Query(
-                    f"histogram_quantile(0.99, {total(rate(metric('operation_duration_seconds_bucket')), 'le', 'operation')})",
-                    "{{operation}}",
-                ),
+                Query(quantile(0.99, metric("operation_duration_seconds_bucket"), "operation"), "{{operation}}"),
                 unit="s",
                 log=True,
                 minimum=None,

@@ -43,6 +43,11 @@ def total(expr: str, *by: str) -> str:
     return f"sum by ({', '.join(by)}) ({expr})" if by else f"sum({expr})"
 
 
+def quantile(share: float, selector: str, *by: str) -> str:
+    """Duration that ``share`` of the calls do not exceed, from the buckets; no calls, no value (not NaN, which is drawn as zero)."""
+    return f"histogram_quantile({share:g}, {total(rate(selector), 'le', *by)}) >= 0"
+
+
 @dataclass(frozen=True)
 class Query:
     """One PromQL expression of a panel. ``instant``: only its value now; ``table``: as rows; ``heatmap``: as buckets."""
@@ -193,7 +198,8 @@ def timeseries(
         "lineWidth": 1,
         "fillOpacity": 50 if stacked else 0 if log else fill,
         "gradientMode": "none",
-        "showPoints": "never",
+        # A duration is there only while somebody calls: a single one must be seen.
+        "showPoints": "auto" if log else "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},

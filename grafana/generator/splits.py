@@ -20,6 +20,7 @@ from .panels import (
     dashboard,
     metric,
     named_color,
+    quantile,
     rate,
     stat,
     table,
@@ -110,9 +111,7 @@ def calls() -> Row:
                 "Time of a call (99 % are faster)",
                 "Upper bound of a power-of-two bucket. Calls that split a mapping allocate a page table and flush every CPU's TLB.",
                 Query(
-                    "histogram_quantile(0.99, "
-                    + total(rate(metric("operation_duration_seconds_bucket", operation="set_invalid|set_default|cpa")), "le", "operation")
-                    + ")",
+                    quantile(0.99, metric("operation_duration_seconds_bucket", operation="set_invalid|set_default|cpa"), "operation"),
                     "{{operation}}",
                 ),
                 unit="s",

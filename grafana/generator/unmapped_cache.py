@@ -21,6 +21,7 @@ from .panels import (
     heatmap,
     metric,
     named_color,
+    quantile,
     rate,
     stat,
     table,
@@ -208,8 +209,8 @@ def latency() -> Row:
                 "Time of a call: median and 99 %",
                 "Upper bounds of power-of-two buckets. A hit should take around a microsecond; a refill unmaps up to 512 pages and "
                 "flushes the TLB of every CPU.",
-                Query(f"histogram_quantile(0.5, {total(rate(buckets), 'le', 'operation')})", "{{operation}} median"),
-                Query(f"histogram_quantile(0.99, {total(rate(buckets), 'le', 'operation')})", "{{operation}} 99 %"),
+                Query(quantile(0.5, buckets, "operation"), "{{operation}} median"),
+                Query(quantile(0.99, buckets, "operation"), "{{operation}} 99 %"),
                 unit="s",
                 log=True,
                 minimum=None,

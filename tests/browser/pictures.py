@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the dashboards, from recordings of real runs:
+"""Pictures of the dashboards, from real runs:
 
-    python -m tests.browser.pictures [RECORDING.uaptrace ...] [--seconds N] [--out docs/pictures]
+    python -m tests.browser.pictures [RECORDING ...] [--seconds N] [--out docs/pictures]
+    python -m tests.browser.pictures --prometheus URL --begin T --end T [--host INSTANCE] [--scrape-interval N]
 
-Each recording is served by ``uaptrace serve --replay`` at the speed at which it was made, one Prometheus scrapes all of
-them every second, and what Grafana's libraries draw of that is kept. So figures of time, and uaptrace's own CPU time and
-memory, are those of real processes. Without arguments: all recordings in tests/data, for as long as the longest lasts.
+With recordings, each is served by ``uaptrace serve --replay`` at the speed at which it was made, one Prometheus scrapes
+all of them every second, and what Grafana's libraries draw of that is kept. uaptrace's own CPU time, memory and scrape
+time are then those of the process that replays, which is larger than the daemon. For those of a daemon, let a Prometheus scrape
+it while it traces, and take the second form while that Prometheus still runs (times in seconds since 1970).
 """
 
 from __future__ import annotations
@@ -24,18 +26,16 @@ from PIL import Image
 from tests.browser import harness, judge
 from tests.browser.harness import Job
 from tests.dashboards import prometheus, queries
+from tests.dashboards.prometheus import Prometheus
 from tests.dashboards.queries import ROOT
 
 LARGEST_BYTES = 300_000
-START_LIMIT_S = 60.0
-SETTLE_S = 5.0
-"""Scrapes before the first picture's left edge, so that rates have a past."""
+START_LIMIT_S = 120.0
 
 
 @contextmanager
-def _served(recording: Path, directory: Path) -> Iterator[str]:
-    """Address of an endpoint that plays a recording."""
-    address = f"127.0.0.1:{prometheus.free_port()}"
+def _served(recording: Path, address: str, directory: Path) -> Iterator[None]:
+    """An endpoint that plays a recording from the moment at which it answers."""
     ready = directory / f"{recording.stem}.ready"
     command = [sys.executable, "-m", "uaptrace", "serve", "--replay", str(recording), "--speed", "1"]
     process = subprocess.Popen([*command, "--listen", address, "--ready-file", str(ready)])
@@ -45,7 +45,7 @@ def _served(recording: Path, directory: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > limit:
                 raise RuntimeError(f"uaptrace serve --replay {recording} did not start")
             time.sleep(0.05)
-        yield address
+        yield
     finally:
         process.terminate()
         process.wait(30)
@@ -65,25 +65,19 @@ def seconds_of(recording: Path) -> float:
 def shrink(picture: Path) -> int:
     """Write a PNG again with a palette of 256 colours, which graphs and text do not miss; its size in bytes."""
     with Image.open(picture) as image:
-        image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
+        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)
     return picture.stat().st_size
 
 
-def make(recordings: Sequence[Path], seconds: float, out: Path) -> list[str]:
-    """Make all pictures; what was wrong with the dashboards they show."""
+def draw(server: Prometheus, begin_s: float, end_s: float, scrape_interval_s: int, host: str, out: Path) -> list[str]:
+    """Pictures of all dashboards in ``out``; what was wrong with them. ``host``: the one that all but the fleet show."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="uaptrace-pictures-") as temporary, ExitStack() as stack:
-        directory = Path(temporary)
-        hosts = {path.stem: stack.enter_context(_served(path, directory)) for path in recordings}
-        begin_s = time.time() + SETTLE_S
-        server = stack.enter_context(prometheus.running(directory, hosts))
-        time.sleep(SETTLE_S + seconds)
-        jobs = []
-        for uid, dashboard in queries.load_all().items():
-            # One host in all but the fleet: the first recording.
-            chosen = dashboard if uid == "uaptrace-fleet" else harness.with_hosts(dashboard, [next(iter(hosts))])
-            jobs.append(Job(uid, chosen, out / f"{uid.removeprefix('uaptrace-')}.png"))
-        outcomes = harness.render(jobs, server, begin_s, begin_s + seconds, scrape_interval_s=1)
+    jobs = []
+    for uid, dashboard in queries.load_all().items():
+        chosen = dashboard if uid == "uaptrace-fleet" else harness.with_hosts(dashboard, [host])
+        jobs.append(Job(uid, chosen, out / f"{uid.removeprefix('uaptrace-')}.png"))
+    outcomes = harness.render(jobs, server, begin_s, end_s, scrape_interval_s)
     faults = [f"{uid}: {fault}" for uid, outcome in outcomes.items() for fault in judge.faults(uid, outcome)]
     for job in jobs:
         assert job.picture is not None
@@ -94,19 +88,44 @@ def make(recordings: Sequence[Path], seconds: float, out: Path) -> list[str]:
     return faults
 
 
+def replay(recordings: Sequence[Path], seconds: float, out: Path) -> list[str]:
+    """Pictures from recordings; the first is the one host that is shown alone."""
+    with tempfile.TemporaryDirectory(prefix="uaptrace-pictures-") as temporary, ExitStack() as stack:
+        directory = Path(temporary)
+        addresses = {path.stem: f"127.0.0.1:{prometheus.free_port()}" for path in recordings}
+        # Prometheus is there first, so that it sees the recordings from their beginning.
+        server = stack.enter_context(prometheus.running(directory, addresses))
+        begin_s = time.time()
+        for recording in recordings:
+            stack.enter_context(_served(recording, addresses[recording.stem], directory))
+        time.sleep(seconds)
+        return draw(server, begin_s, time.time(), 1, recordings[0].stem, out)
+
+
 def main() -> int:
     """Command line; exit status 1 if a dashboard shows a fault."""
     parser = argparse.ArgumentParser(description="make the pictures of the dashboards")
     parser.add_argument(
-        "recordings", nargs="*", type=Path, help="default: all of tests/data; the first is the one host that is shown alone"
+        "recordings", nargs="*", type=Path, help="the first is the one host that is shown alone; default: all of tests/data"
     )
     parser.add_argument("--seconds", type=float, help="how long to scrape; default: as long as the longest recording")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/pictures")
+    parser.add_argument("--prometheus", metavar="URL", help="take what this Prometheus has instead of recordings")
+    parser.add_argument("--begin", type=float, help="with --prometheus: from, in seconds since 1970")
+    parser.add_argument("--end", type=float, help="with --prometheus: to")
+    parser.add_argument("--scrape-interval", type=int, default=1, metavar="SECONDS", help="with --prometheus: as it scrapes")
+    parser.add_argument("--host", metavar="INSTANCE", help="with --prometheus: the one host that is shown alone")
     options = parser.parse_args()
-    recordings = options.recordings or sorted((ROOT / "tests/data").glob("*.uaptrace"))
-    if not recordings:
-        parser.error("no recording: name one, or put some into tests/data")
-    faults = make(recordings, options.seconds or max(map(seconds_of, recordings)), options.out)
+    if options.prometheus:
+        if options.begin is None or options.end is None or not options.host:
+            parser.error("--prometheus needs --begin, --end and --host")
+        server = Prometheus(options.prometheus.rstrip("/"))
+        faults = draw(server, options.begin, options.end, options.scrape_interval, options.host, options.out)
+    else:
+        recordings = options.recordings or queries.RECORDINGS
+        if not recordings:
+            parser.error("no recording: name one, or put some into tests/data")
+        faults = replay(recordings, options.seconds or max(map(seconds_of, recordings)), options.out)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

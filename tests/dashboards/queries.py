@@ -14,6 +14,8 @@ import promql_parser
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = ROOT / "grafana/dashboards"
+RECORDINGS = sorted((ROOT / "tests/data").glob("*.uaptrace"))
+"""Recordings of real runs."""
 
 _VARIABLE = re.compile(r"\$\{([^}:]+)(?::[^}]*)?\}|\$([A-Za-z_]\w*)|\[\[(\w+)\]\]")
 _LABEL_VALUES = re.compile(r"label_values\((?:(?P<selector>.+),)?\s*(?P<label>\w+)\)")
@@ -25,6 +27,10 @@ MAY_BE_EMPTY: Mapping[tuple[str, str, str], str] = {
     ("uaptrace-unmapped-cache", "Served without a refill", "A"): "nobody has asked the cache for pages in this time",
     ("uaptrace-unmapped-cache", "Refills of whole 2M", "A"): "the cache was not refilled in this time",
     ("uaptrace-splits", "Splits for each thousand calls", "A"): "no call changed the direct map in this time",
+    ("uaptrace-direct-map", "Slowest calls (99 % are faster)", "A"): "nobody has called any of them in this time",
+    ("uaptrace-unmapped-cache", "Time of a call: median and 99 %", "A"): "nobody has called any of them in this time",
+    ("uaptrace-unmapped-cache", "Time of a call: median and 99 %", "B"): "nobody has called any of them in this time",
+    ("uaptrace-splits", "Time of a call (99 % are faster)", "A"): "nobody has called any of them in this time",
     ("uaptrace-itself", "Lost, per second", "A"): "kinds of records that were lost, so none where nothing is lost",
     ("uaptrace-fleet", "Hosts, worst first", "E"): "nobody has asked any cache for pages in this time",
 }

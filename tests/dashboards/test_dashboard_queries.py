@@ -13,7 +13,7 @@ import pytest
 
 from tests.dashboards import prometheus, queries, timeline
 from tests.dashboards.prometheus import Prometheus
-from tests.dashboards.queries import ROOT, Target
+from tests.dashboards.queries import Target
 from uaptrace.exporter.server import serve
 from uaptrace.model.snapshot import Snapshot
 
@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 
 SCRAPES = 12
 SCRAPE_LIMIT_S = 90.0
-RECORDINGS = sorted((ROOT / "tests/data").glob("*.uaptrace"))
 ALL = queries.load_all()
 TARGETS = [target for dashboard in ALL.values() for target in queries.targets(dashboard)]
 WITHOUT_CACHE = "db-2:9970"
@@ -89,7 +88,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     feeds: dict[str, Callable[[], Snapshot | None]] = {
         instance: _as_it_goes(host) for instance, host in timeline.fleet(time.time()).items()
     }
-    feeds |= {f"{path.stem}:9970": _replayed(path) for path in RECORDINGS}
+    feeds |= {f"{path.stem}:9970": _replayed(path) for path in queries.RECORDINGS}
     with ExitStack() as stack:
         addresses = {instance: stack.enter_context(serve(feed, "127.0.0.1:0")).url for instance, feed in feeds.items()}
         addresses = {instance: url.removeprefix("http://").split("/")[0] for instance, url in addresses.items()}
