@@ -55,6 +55,7 @@ _CLOSE = int(Op.CLOSE)
 _HIDDEN = int(RequestFlag.HIDDEN)
 _ORDINARY = int(RequestFlag.ORDINARY)
 _FIXED = int(RequestFlag.UNMOVABLE)
+_IN_USE = int(RequestFlag.IN_USE)
 
 _C_SPLIT_2M = int(Count.SPLIT_2M)
 _C_SPLIT_1G = int(Count.SPLIT_1G)
@@ -793,7 +794,7 @@ def _allocate(s: Engine, design: int, ident: int, order: int, flags: int, owner:
                 _count_exposed(s, page, 1)
         s.held_as[ident] = _HELD_PAGES
     else:
-        page = _serve_block(s, design, order, recorded)
+        page = recorded if flags & _IN_USE else _serve_block(s, design, order, recorded)
         if page < 0:
             s.counts[_C_FAILED] += 1
             return
@@ -875,7 +876,7 @@ def run(
             if flags[i] & _ORDINARY:
                 _allocate_ordinary(s, design, who, order[i], flags[i])
             else:
-                place = pfn[i] if use_recorded else -1
+                place = pfn[i] if use_recorded or flags[i] & _IN_USE else -1
                 _allocate(s, design, who, order[i], flags[i], owner[i], place)
         elif what == _FREE:
             _free(s, design, who, owner[i])

@@ -55,6 +55,8 @@ class RequestFlag(IntEnum):
     """Plain memory that stays mapped, movable: it competes for the page allocator's blocks and no design serves it."""
     UNMOVABLE = 4
     """With ORDINARY: the kernel's own memory (slab, page tables), from the pageblocks that permission changes fall into too."""
+    IN_USE = 8
+    """unmapped_alloc with recorded refills: handed out before the recording began, at ``pfn``."""
 
 
 class Count(IntEnum):

@@ -76,6 +76,15 @@ class RequestBuilder:
         self._add(Op.ALLOCATE, ident, order, flags, self._owner(owner), pfn, 0, time_ns)
         return ident
 
+    def reserve_ident(self) -> int:
+        """An ident for ``allocate_before``."""
+        self._idents += 1
+        return self._idents - 1
+
+    def allocate_before(self, ident: int, order: int, pfn: int, flags: int) -> None:
+        """Put the allocation of ``ident`` before everything else."""
+        self._rows.insert(0, (int(Op.ALLOCATE), ident, order, int(flags), 0, pfn, 0, 0))
+
     def free(self, ident: int, *, owner: object = None, time_ns: int = 0) -> None:
         self._add(Op.FREE, ident, 0, 0, self._owner(owner), -1, 0, time_ns)
 

@@ -7,17 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.policies.layout import NR_LISTS, NR_TYPES, Count, Design, Op, RequestFlag, State
+from uaptrace.policies.layout import ABSENT, CACHE_LISTS, DEFAULT, NR_LISTS, NR_TYPES, Count, Design, Op, RequestFlag, State
 from uaptrace.policies.memory import Memory
 from uaptrace.policies.requests import Requests
-from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, Level, pages_to_bytes
+from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level, pages_to_bytes
 
 NR_SAMPLES: Final = 200
 """Points of the time series, besides the start."""
@@ -81,11 +81,19 @@ class Simulation:
 
     ``use_refills``: unmapped_alloc takes its chunks from requests.refills, which the traced kernel took; then there is no page
     allocator in the model: no ordinary requests, and what is released goes nowhere. ValueError where that does not fit.
+    ``cache_blocks``: (pfn, order) of free blocks that unmapped_alloc begins with, first of the list first.
     ``use_places``: the design ``none`` uses each request's ``pfn`` (where it is None: as the requests say).
     """
 
     def __init__(
-        self, design: Design, requests: Requests, memory: Memory, *, use_refills: bool = False, use_places: bool | None = None
+        self,
+        design: Design,
+        requests: Requests,
+        memory: Memory,
+        *,
+        use_refills: bool = False,
+        use_places: bool | None = None,
+        cache_blocks: Sequence[tuple[int, int]] = (),
     ) -> None:
         from uaptrace.policies import engine  # only where it is used: the compiled form is loaded with it
 
@@ -97,7 +105,8 @@ class Simulation:
         self._use_places = (requests.recorded_places if use_places is None else use_places) and design is Design.NONE
         self._pfn = _places(requests, memory)
         self._memory = memory
-        self.state = _initial_state(design, requests, memory, requests.refills if use_refills else ())
+        self.state = _initial_state(design, requests, memory, use_refills=use_refills)
+        _fill_cache(self.state, cache_blocks)
         r = requests
         self._engine = engine.Engine(self.state)
         self._columns: Any = tuple(engine.view(column) for column in (r.op, r.ident, r.order, r.flags, r.owner, self._pfn, r.nr_pages))
@@ -226,7 +235,8 @@ def _times(requests: Requests, marks: list[int]) -> NDArray[np.int64]:
     return np.array([times[max(0, mark - 1)] for mark in marks], np.int64)
 
 
-def _initial_state(design: Design, requests: Requests, memory: Memory, refills: tuple[tuple[int, int], ...]) -> State:
+def _initial_state(design: Design, requests: Requests, memory: Memory, *, use_refills: bool) -> State:
+    refills = requests.refills if use_refills else ()
     nr_pages = memory.nr_pages
     nr_regions = len(memory.level)
     sizes = np.zeros(requests.nr_idents + 1, np.int64)
@@ -260,10 +270,9 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
         refill_pfn=np.array([pfn for pfn, _ in refills], np.int64),
         refill_order=np.array([order for _, order in refills], np.int64),
     )
-    for level, word in ((Level.K4, Count.REGIONS_4K_NOW), (Level.M2, Count.REGIONS_2M_NOW), (Level.G1, Count.REGIONS_1G_NOW)):
-        state.counts[word] = np.count_nonzero(memory.level == level)
+    _count_levels(state)
     pfns, orders = memory.free_pfns, memory.free_orders
-    if refills:
+    if use_refills:
         if (requests.flags & RequestFlag.ORDINARY).any() or design not in (Design.UNMAPPED_ALLOC, Design.UNMAPPED_ALLOC_PUBLISHED):
             raise ValueError("recorded refills are for unmapped_alloc, without ordinary requests")
         if any(pfn < 0 or pfn + (1 << order) > nr_pages for pfn, order in refills):
@@ -273,6 +282,11 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, refills: 
         pfns, orders = _reserve(state, memory, pfns, orders)
     _fill_lists(state, pfns, orders)
     return state
+
+
+def _count_levels(state: State) -> None:
+    for level, word in ((Level.K4, Count.REGIONS_4K_NOW), (Level.M2, Count.REGIONS_2M_NOW), (Level.G1, Count.REGIONS_1G_NOW)):
+        state.counts[word] = np.count_nonzero(state.level == level)
 
 
 def _reserve(
@@ -309,6 +323,33 @@ def _fill_lists(state: State, pfns: NDArray[np.int64], orders: NDArray[np.int64]
             state.nxt[chain[:-1]] = chain[1:]
             state.prv[chain[1:]] = chain[:-1]
     state.zorder[pfns] = orders
+
+
+def _fill_cache(state: State, blocks: Sequence[tuple[int, int]]) -> None:
+    """Free blocks that the cache begins with; those of one order in the order of their list."""
+    nr_pages = len(state.zorder)
+    for pfn, order in blocks:
+        head = nr_pages + CACHE_LISTS + order
+        last = int(state.prv[head])
+        state.nxt[last] = state.prv[head] = pfn
+        state.nxt[pfn], state.prv[pfn] = head, last
+        state.corder[pfn] = order
+        state.cfree[order] += 1
+        state.changed[pfn : pfn + (1 << order)] = ABSENT
+        state.counts[Count.CACHE_PAGES_NOW] += 1 << order
+    if not blocks:
+        return
+    # They were made absent page by page, so their regions are mapped by 4K entries. All that is from before: no split is counted.
+    state.nr_changed[:] = (state.changed.reshape(-1, PAGES_PER_2M) != DEFAULT).sum(axis=1)
+    for region in np.flatnonzero(state.nr_changed).tolist():
+        giga = slice(region // REGIONS_PER_1G * REGIONS_PER_1G, (region // REGIONS_PER_1G + 1) * REGIONS_PER_1G)
+        if state.level[region] == Level.G1:
+            state.level[giga] = Level.M2
+        state.level[region] = Level.K4
+        state.touched[region] = 1
+    _count_levels(state)
+    state.counts[Count.CHANGED_PAGES_NOW] = state.nr_changed.sum()
+    state.counts[Count.TOUCHED_NOW] = state.counts[Count.TOUCHED] = np.count_nonzero(state.nr_changed)
 
 
 def expected_rows(
