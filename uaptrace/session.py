@@ -166,7 +166,8 @@ class Session:
             if self.stopping_or_busy(reading):
                 break
         # One comparison of a quiet moment is enough: nothing changes before the next record comes.
-        self._dirty = not reading.quiet or self._state.needs_map_reading is not None or self._state.needs_cache_reading
+        wanted = self._state.needs_map_reading is not None or self._state.needs_cache_reading or self._state.needs_counters_reading
+        self._dirty = not reading.quiet or wanted
         self._last_reconcile_ns = time.monotonic_ns()
 
     def stopping_or_busy(self, reading: CountersReading) -> bool:

@@ -79,6 +79,7 @@ class SimulatedKernel:
         self.tasks: list[Task] = []
         self.next_tid = 100
         self.fail_unmapping = 0.0
+        self.kinds = "a"
         self.attached = False
         self.words = np.zeros(COUNTER_WORDS, np.uint64)
         self.ring: list[dict[str, Any]] = []
@@ -124,7 +125,7 @@ class SimulatedKernel:
             self.tasks.remove(task)
         return True
 
-    def run(self, steps: int, *, nr_tasks: int = 3, kinds: str = "aaaaaaafffffsmcoo") -> None:
+    def run(self, steps: int, *, nr_tasks: int = 3) -> None:
         """Run with that many tasks at a time; ``kinds`` weighs what new ones do."""
         start: dict[str, Callable[[int], Task]] = {
             "a": lambda tid: self.allocate(tid, self.random.choice((0, 0, 0, 0, 1, 3))),
@@ -138,7 +139,7 @@ class SimulatedKernel:
             while len(self.tasks) < nr_tasks:
                 self.next_tid += 1
                 # A few processes take turns, so that tasks are met again.
-                self.tasks.append(start[self.random.choice(kinds)](100 + self.next_tid % 7 if len(self.tasks) == 0 else self.next_tid))
+                self.tasks.append(start[self.random.choice(self.kinds)](100 + self.next_tid % 7 if len(self.tasks) == 0 else self.next_tid))
             self.step()
 
     def finish(self) -> None:

@@ -29,10 +29,12 @@ def trace(
     before: int = 800,
     read_every: int = 250,
     failing: float = 0.0,
+    kinds: str = "aaaaaaafffffsmcoo",
     **kernel_fields: Any,
 ) -> Tracer:
     kernel = SimulatedKernel(seed, fault=fault, **kernel_fields)
     kernel.fail_unmapping = failing
+    kernel.kinds = kinds
     kernel.run(before)
     tracer = Tracer(kernel)
     tracer.attach()
@@ -98,28 +100,28 @@ def test_a_ring_too_small_is_seen_to_be_so() -> None:
     assert tracer.state.snapshot(0, 0.0).exactness.nr_rereads > 0
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1 << 32), st.lists(st.integers(1, 300), max_size=60), st.sampled_from([1 << 30, 60]))
 def test_how_the_stream_is_cut_changes_nothing(seed: int, sizes: list[int], ring_records: int) -> None:
-    tracer = trace(seed, steps=1500, ring_records=ring_records, failing=0.01)
+    tracer = trace(seed, steps=750, ring_records=ring_records, failing=0.01)
     random = Random(seed)
-    whole, pieces, ones = KernelState(), KernelState(), KernelState()
+    whole, pieces, sevens = KernelState(), KernelState(), KernelState()
     pending: list[Any] = []
     for update in tracer.updates:
         if isinstance(update, Records):
             for batch in cut(update.batch, random.sample(sizes, len(sizes))):
                 pieces.update(Records(batch))
-            for i in range(0, len(update.batch), 3):
-                ones.update(Records(update.batch[i : i + 3]))
+            for i in range(0, len(update.batch), 7):
+                sevens.update(Records(update.batch[i : i + 7]))
             pending.append(update.batch)
             continue
         if pending:
             whole.update(Records(np.concatenate(pending)))
             pending = []
-        for state in (whole, pieces, ones):
+        for state in (whole, pieces, sevens):
             state.update(update)
     expected = picture(tracer.state)
-    for state in (whole, pieces, ones):
+    for state in (whole, pieces, sevens):
         assert picture(state) == expected
 
 
@@ -134,7 +136,7 @@ def picture(state: KernelState) -> Any:
 FOUND = {
     Fault.PARTIAL_UNMAP: {2, 3},
     Fault.NO_REMAP: {8},
-    Fault.BIT_LEFT_SET: {6, 7},
+    Fault.BIT_LEFT_SET: {7},
     Fault.ERROR_IGNORED: {2, 3, 4},
     Fault.NOT_ZEROED: {9},
     Fault.FLAG_STRIPPED: {1},
@@ -147,14 +149,20 @@ FOUND = {
 @pytest.mark.parametrize("fault", list(FOUND), ids=lambda f: f.name.lower())
 def test_each_fault_is_found_and_names_the_right_invariant(fault: Fault) -> None:
     seen: set[int] = set()
-    for seed in range(3):
-        tracer = trace(seed, fault=fault, failing=0.01 if fault == Fault.ERROR_IGNORED else 0.0, steps=4000)
+    for seed in range(2):
+        tracer = trace(seed, fault=fault, failing=0.01 if fault == Fault.ERROR_IGNORED else 0.0)
         snapshot = tracer.state.snapshot(tracer.kernel.time_ns, 0.0)
         seen |= set(violated(snapshot))
         for row in snapshot.audit:
             assert len(row.first) == min(row.violated, 16)
             assert all(v.number == row.number and v.expected and v.seen for v in row.first)
     assert FOUND[fault] <= seen
+
+
+def test_a_pageblock_bit_left_set_is_found_once_the_block_is_empty() -> None:
+    """Nothing else uses memory here, so that no page is captured through the bit before it is looked at."""
+    tracer = trace(1, fault=Fault.BIT_LEFT_SET, kinds="aaafffsss")
+    assert set(violated(tracer.state.snapshot(tracer.kernel.time_ns, 0.0))) == {6}
 
 
 def test_updates_are_all_the_state_knows() -> None:

@@ -11,7 +11,7 @@ model. States are judged by only after such calls have ended (GRACE_NS), and onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -82,8 +82,8 @@ class _Tally:
     checked: int = 0
     violated: int = 0
     first: list[Finding] = field(default_factory=list)
-    waiting: list[tuple[int, Finding | None]] = field(default_factory=list)
-    """Violations that wait for the next reading of the counters: time, and what is shown of it."""
+    waiting: list[tuple[int, int, Finding | None]] = field(default_factory=list)
+    """Violations that wait for the next reading of the counters: time, how many, and what is shown of the one."""
     waiting_checks: int = 0
 
 
@@ -161,7 +161,7 @@ class Audit:
         is_request = columns.kind[task] == Kind.REQUEST
         same = tid[1:] == tid[:-1]
         followed = is_request[:-1] & same
-        broken = task[:-1][followed & is_request[1:]]
+        broken = followed & is_request[1:]
         self._check(1, int(np.count_nonzero(followed)), waiting=True)
         if self._requests:
             first = np.concatenate([[True], ~same])
@@ -176,9 +176,14 @@ class Audit:
                     self._violate(self._request_finding(request, int(columns.column("time_ns")[at])), waiting=True)
                 elif not again and overdue is not None:
                     self._take_back(overdue)
-        for at in broken.tolist():
-            request = self._request(columns, at)
-            self._violate(self._request_finding(request, request.time_ns), waiting=True)
+        earlier = dict(zip(task[1:][broken].tolist(), task[:-1][broken].tolist(), strict=True))
+        self._violate_each(
+            columns,
+            1,
+            np.sort(task[1:][broken]),
+            lambda at: self._request_finding(self._request(columns, earlier[at]), int(columns.column("time_ns")[at])),
+            waiting=True,
+        )
         last = np.concatenate([~same, [True]]) & is_request
         for at, t in zip(task[last].tolist(), tid[last].tolist(), strict=True):
             self._requests[t] = self._request(columns, at)
@@ -201,16 +206,15 @@ class Audit:
         good = (flags & Flag.FAILED) == 0
         read = (columns.of("after", index) != 0) | (present > 0)
         self._check(2, int(np.count_nonzero(good & read)))
-        for at in index[good & (present > 0)].tolist():
-            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
-            self._violate(_finding(columns, at, 2, "no page in the direct map", f"{nr} of {of} pages in it"))
+        self._violate_each(columns, 2, index[good & (present > 0)], lambda at: _mapped_block(columns, at))
         if self._missing[3]:
             return
         unflushed = good & ((flags & Flag.REFILLED) != 0) & ((flags & Flag.FLUSHED) == 0)
         if unflushed.any():
             self._check(3, int(np.count_nonzero(unflushed)))
-            for at in index[unflushed].tolist():
-                self._violate(_finding(columns, at, 3, "a TLB flush after the refill", "handed out without one"))
+            self._violate_each(
+                columns, 3, index[unflushed], lambda at: _finding(columns, at, 3, "a TLB flush after the refill", "handed out without one")
+            )
 
     def _judge_refilled(self, columns: Columns) -> None:
         """3: all pages of the chunk are absent when the flush comes, and the flush covers them."""
@@ -220,10 +224,7 @@ class Audit:
         present = columns.of("nr_present", index)
         covers = (columns.of("flags", index) & Flag.FLUSH_COVERS) != 0
         self._check(3, len(index))
-        for at in index[(present > 0) | ~covers].tolist():
-            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
-            seen = f"{nr} of {of} pages still in it" if nr else "the flush leaves out a part of the chunk"
-            self._violate(_finding(columns, at, 3, "all pages out of the direct map and flushed", seen))
+        self._violate_each(columns, 3, index[(present > 0) | ~covers], lambda at: _half_refilled(columns, at))
 
     def _judge_errors(self, columns: Columns) -> None:
         """4: after set_direct_map failed in the cache, the page is neither handed out, nor released as if nothing had been."""
@@ -283,15 +284,11 @@ class Audit:
         self._released_blocks += len(index)
         read = (columns.of("after", index) != 0) | (present > 0)
         self._check(8, int(np.count_nonzero(read)))
-        for at in index[read & (present < nr_pages)].tolist():
-            nr, of = int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
-            self._violate(_finding(columns, at, 8, "every page in the direct map", f"{of - nr} of {of} pages absent"))
+        self._violate_each(columns, 8, index[read & (present < nr_pages)], lambda at: _half_restored(columns, at))
         if self._missing[9]:
             return
         self._check(9, int(np.count_nonzero(columns.of("aux", index) >= 0)), waiting=True)
-        for at in unclean.tolist():
-            seen = f"{int(columns.column('aux')[at])} bytes of its last owner"
-            self._violate(_finding(columns, at, 9, "only zero bytes in a page that was handed out before", seen), waiting=True)
+        self._violate_each(columns, 9, unclean, lambda at: _unclean(columns, at), waiting=True)
 
     def _judge_shrinks(self, columns: Columns) -> None:
         """11: a scan may release one block more than it was asked for."""
@@ -365,8 +362,8 @@ class Audit:
             tally.checked += tally.waiting_checks
             tally.waiting_checks = 0
             later = [w for w in tally.waiting if w[0] > time_ns]
-            for _, finding in (w for w in tally.waiting if w[0] <= time_ns):
-                self._stand(number, finding)
+            for _, count, finding in sorted((w for w in tally.waiting if w[0] <= time_ns), key=lambda w: w[0]):
+                self._stand(number, finding, count)
             tally.waiting = later
         self._expire_requests(time_ns)
 
@@ -386,12 +383,12 @@ class Audit:
         have none now, nor any page that is absent from the direct map."""
         if self._missing[6] or not self._has_series:
             return
+        self._suspects = {region: times for region, times in self._suspects.items() if region in empty and bits.get(region)}
         for region, is_set in bits.items():
             if region not in empty:
                 continue
             if not is_set:
                 self._check(6, 1)
-                self._suspects.pop(region, None)
                 self._accused.discard(region)
                 continue
             # Once, and it may be about to be cleared. Twice without a record of the region in between, and it stands, unless a
@@ -416,13 +413,27 @@ class Audit:
             self._violate(Finding(7, time_ns, 0, held - owned, "no more pages than came in", seen, 0, 0))
         self._excess_before = excess and not self._excess_before
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether another reading of the counters would decide something."""
+        undecided = any(tally.waiting for tally in self._tallies) or self._excess_before or not self._suspects.keys() <= self._accused
+        return undecided or len(self._requests) > len(self._overdue)
+
     def _expire_requests(self, now_ns: int) -> None:
-        for tid, request in self._requests.items():
-            if tid not in self._overdue and now_ns - request.time_ns > REQUEST_TIMEOUT_NS:
-                finding = self._request_finding(request, request.time_ns)
-                self._overdue[tid] = finding
-                self._check(1, 1)
-                self._stand(1, finding)
+        for tid, request in list(self._requests.items()):
+            age_ns = now_ns - request.time_ns
+            if age_ns > 12 * REQUEST_TIMEOUT_NS:
+                self._count_overdue(tid, request)
+                del self._requests[tid], self._overdue[tid]  # nothing will come of it any more
+            elif age_ns > REQUEST_TIMEOUT_NS:
+                self._count_overdue(tid, request)
+
+    def _count_overdue(self, tid: int, request: _Request) -> None:
+        if tid not in self._overdue:
+            finding = self._request_finding(request, request.time_ns)
+            self._overdue[tid] = finding
+            self._check(1, 1)
+            self._stand(1, finding)
 
     def _take_back(self, finding: Finding) -> None:
         tally = self._tallies[1]
@@ -445,11 +456,25 @@ class Audit:
             return
         tally = self._tallies[finding.number]
         room = len(tally.first) + len(tally.waiting) < 4 * MAX_FIRST
-        tally.waiting.append((finding.time_ns, finding if room else None))
+        tally.waiting.append((finding.time_ns, 1, finding if room else None))
 
-    def _stand(self, number: int, finding: Finding | None) -> None:
+    def _violate_each(
+        self, columns: Columns, number: int, index: Ints, finding: Callable[[int], Finding], *, waiting: bool = False
+    ) -> None:
+        """All these records break it. Only as many findings are made as can be shown: a broken kernel breaks it every time."""
         tally = self._tallies[number]
-        tally.violated += 1
+        room = max(0, (4 if waiting else 1) * MAX_FIRST - len(tally.first) - len(tally.waiting))
+        for at in index[:room].tolist():
+            self._violate(finding(at), waiting=waiting)
+        rest = index[room:]
+        if len(rest) and waiting:
+            tally.waiting.append((int(columns.of("time_ns", rest).max()), len(rest), None))
+        elif len(rest):
+            self._stand(number, None, len(rest))
+
+    def _stand(self, number: int, finding: Finding | None, count: int = 1) -> None:
+        tally = self._tallies[number]
+        tally.violated += count
         if finding is not None and len(tally.first) < MAX_FIRST:
             tally.first.append(finding)
 
@@ -497,6 +522,31 @@ def _seen(kind: Kind, state: int) -> str:
 def _finding(columns: Columns, at: int, number: int, expected: str, seen: str) -> Finding:
     time_ns, pfn, nr_pages, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "pfn", "nr_pages", "tgid", "stack_id"))
     return Finding(number, time_ns, pfn, nr_pages, expected, seen, tgid, stack_id)
+
+
+def _present(columns: Columns, at: int) -> tuple[int, int]:
+    return int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
+
+
+def _mapped_block(columns: Columns, at: int) -> Finding:
+    nr, of = _present(columns, at)
+    return _finding(columns, at, 2, "no page in the direct map", f"{nr} of {of} pages in it")
+
+
+def _half_refilled(columns: Columns, at: int) -> Finding:
+    nr, of = _present(columns, at)
+    seen = f"{nr} of {of} pages still in it" if nr else "the flush leaves out a part of the chunk"
+    return _finding(columns, at, 3, "all pages out of the direct map and flushed", seen)
+
+
+def _half_restored(columns: Columns, at: int) -> Finding:
+    nr, of = _present(columns, at)
+    return _finding(columns, at, 8, "every page in the direct map", f"{of - nr} of {of} pages absent")
+
+
+def _unclean(columns: Columns, at: int) -> Finding:
+    seen = f"{int(columns.column('aux')[at])} bytes of its last owner"
+    return _finding(columns, at, 9, "only zero bytes in a page that was handed out before", seen)
 
 
 def _at(finding: Finding, pfn: int, nr_pages: int) -> Finding:

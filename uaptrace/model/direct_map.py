@@ -31,6 +31,8 @@ _ABSENT_BITS: Final = np.uint64(0x0202020202020202)
 _PRESENT_BITS: Final = np.uint64(0x0101010101010101)
 _NOT_DIRECT_MAP: Final = int(Flag.KERNEL_IMAGE | Flag.OTHER_MAPPING)
 _MAX_RANGES: Final = 1024
+_MAX_PAGES: Final = 1 << 20
+"""Of one record. Programs report longer changes as UNCERTAIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +374,7 @@ class DirectMap:
         index = index[~unbounded]
         if len(index):
             pfn, nr_pages, time_ns = (columns.of(name, index) for name in ("pfn", "nr_pages", "time_ns"))
-            first = pfn >> PMD_ORDER
+            first = np.clip(pfn >> PMD_ORDER, 0, len(self.levels))
             last = np.minimum((pfn + nr_pages - 1) >> PMD_ORDER, len(self.levels) - 1)
             of, nth = _expand(np.maximum(last - first + 1, 0))
             self._mark(self._uncertain_ns, first[of] + nth, time_ns[of])
@@ -381,17 +383,13 @@ class DirectMap:
         """Positions of records whose pages can exist; room is made for them."""
         if not len(index):
             return index
-        last = columns.of("pfn", index) + columns.of("nr_pages", index)
-        top = (int(last.max()) >> PMD_ORDER) + 1
-        if top > len(self.levels):
-            good = (columns.of("pfn", index) >= 0) & (last >> PMD_ORDER < MAX_REGIONS)
-            if not good.all():
-                self.bad_records += int(len(index) - good.sum())
-                index, last = index[good], last[good]
-                if not len(index):
-                    return index
-                top = (int(last.max()) >> PMD_ORDER) + 1
-            self._cover(top)
+        pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
+        if int(nr_pages.max()) > _MAX_PAGES or int(pfn.min()) < 0 or int(pfn.max()) >> PMD_ORDER >= MAX_REGIONS:
+            good = (nr_pages <= _MAX_PAGES) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS)
+            self.bad_records += int(len(index) - good.sum())
+            index, pfn, nr_pages = index[good], pfn[good], nr_pages[good]
+        if len(index):
+            self._cover((int((pfn + nr_pages).max()) >> PMD_ORDER) + 1)
         return index
 
     def _mark(self, since: Ints, regions: Ints, time_ns: Ints) -> None:

@@ -29,7 +29,7 @@ class Processes:
     """Sums by tgid. A table indexed by tgid finds the row; numpy takes memory for those parts of it that are used."""
 
     def __init__(self) -> None:
-        self._row: NDArray[np.int32] = np.zeros(_MAX_TGID, np.int32)
+        self._row: NDArray[np.int32] = np.zeros(1 << 15, np.int32)
         self._tgid: Ints = np.zeros(256, np.int64)
         self._cgroup_id: Ints = np.zeros(256, np.int64)
         self._sums: Ints = np.zeros((256, 6), np.int64)
@@ -47,8 +47,11 @@ class Processes:
         tgid = columns.column("tgid") if some is None else columns.of("tgid", some)
         if not len(tgid):
             return
-        if int(tgid.max()) >= _MAX_TGID:
-            tgid = np.where(tgid < _MAX_TGID, tgid, 0)
+        highest = int(tgid.max())
+        if highest >= len(self._row):
+            if highest >= _MAX_TGID:
+                tgid = np.where(tgid < _MAX_TGID, tgid, 0)
+            self._row = grown(self._row, min(1 << highest.bit_length(), _MAX_TGID))
         row: NDArray[np.integer] = self._row[tgid]
         if not row.all():
             new = np.flatnonzero(row == 0)

@@ -237,6 +237,11 @@ class RowComparison:
         rows = [name for i, name in enumerate(names) if any(self._difference[i * NR_ORDERS : (i + 1) * NR_ORDERS])]
         return f"the cache differs from debugfs by {self.error_blocks} blocks in {', '.join(rows)}"
 
+    @property
+    def is_waiting(self) -> bool:
+        """A difference was found once, and another comparison decides whether it is one."""
+        return bool(self.error_blocks) and not self._confirmed
+
     def _refilled(self, cache: UnmappedCache) -> Ints:
         return cache.by_order[Kind.REFILL] - cache.by_order[Kind.REFILL_UNDONE] + self._refills_lost
 

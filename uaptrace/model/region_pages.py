@@ -21,8 +21,8 @@ from uaptrace.units import PAGES_PER_2M
 from .columns import Bytes, Ints
 
 _FIRST_CAPACITY: Final = 64
-MAX_REGIONS: Final = 1 << 31
-"""x86-64 has at most 52 bits of physical address."""
+MAX_REGIONS: Final = 1 << 26
+"""128 TiB of physical addresses: what lies beyond is taken for damage."""
 
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)

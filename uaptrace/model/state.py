@@ -198,7 +198,7 @@ class KernelState:
         if reason:
             self._cache_differs_ns = reading.time_ns
         if self.cache.is_read and self._cache_lost_ns is None:
-            if reading.pageblock_bits:
+            if reading.pageblock_bits or self._audit.is_waiting:
                 empty = set(self.direct_map.wholly_present(self.cache.empty_regions()).tolist())
                 self._audit.judge_pageblocks(dict(reading.pageblock_bits), empty, reading.time_ns, quiet=reading.quiet)
                 self.cache.not_handed_out([region for region, is_set in reading.pageblock_bits.items() if not is_set])
@@ -226,6 +226,12 @@ class KernelState:
         if not self._start.host.has_series:
             return False
         return not self.cache.is_read or self._cache_lost_ns is not None or self._cache_differs_ns is not None
+
+    @property
+    def needs_counters_reading(self) -> bool:
+        """Whether one more reading of the counters would decide something, also if no record comes: a difference or a finding
+        that stands only if it is found twice, or a request that is not answered yet."""
+        return self._counters is not None and (self._audit.is_waiting or self._rows.is_waiting)
 
     @property
     def regions_to_check(self) -> list[int]:
