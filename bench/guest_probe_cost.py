@@ -308,11 +308,11 @@ def main() -> int:
             say("uaptrace", "memfd_secret", error=str(error))
         for page_alloc in ("auto", "off") if has_series else ("auto", "count"):
             # Compiled once: attached for all kinds of work, against the same with nothing attached before and after.
-            off = {kind: settled(work) for kind, work in works}
+            off = {kind: settled(work) + settled(work) for kind, work in works}
             with uaptrace_attached(page_alloc):
-                on = {kind: settled(work) for kind, work in works}
+                on = {kind: settled(work) + settled(work) for kind, work in works}
             for kind, work in works:
-                off[kind] += settled(work)
+                off[kind] += settled(work) + settled(work)
                 base = statistics.median(off[kind]) / NS_PER_INSTRUCTION
                 added = sorted(value / NS_PER_INSTRUCTION - base for value in on[kind])
                 say(
