@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Write the dashboards to ``grafana/dashboards/``, or with ``--check`` say which of them are stale (exit status 1).
 
-Needs nothing but Python: ``python grafana/generate.py``.
+Needs nothing but Python: ``python -m grafana.generate``.
 """
 
 from __future__ import annotations
@@ -12,12 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-if __package__:
-    from grafana.generator import direct_map, fleet, itself, splits, unmapped_cache
-    from grafana.generator.panels import Json
-else:
-    from generator import direct_map, fleet, itself, splits, unmapped_cache
-    from generator.panels import Json
+from grafana.generator import direct_map, fleet, itself, splits, unmapped_cache
+from grafana.generator.panels import Json
 
 DIRECTORY = Path(__file__).parent / "dashboards"
 
@@ -46,7 +41,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file is stale")
     if parser.parse_args().check:
         for name in stale_files():
-            print(f"{DIRECTORY / name} is stale: run python grafana/generate.py", file=sys.stderr)
+            print(f"{DIRECTORY / name} is stale: run python -m grafana.generate", file=sys.stderr)
         return 1 if stale_files() else 0
     DIRECTORY.mkdir(exist_ok=True)
     for name, dashboard in dashboards().items():

@@ -416,7 +416,7 @@ def _new_series(name: str, identity: str) -> str:
     return f"{selector} unless on (instance, {identity}) {before} and on (instance) {before}"
 
 
-def annotations() -> list[Json]:
+def event_marks() -> list[Json]:
     """What explains a step in a graph: reboots (with the kernel), a new uaptrace, and attaching its hooks."""
     return [
         _annotation(
@@ -502,7 +502,7 @@ def dashboard(uid: str, title: str, description: str, rows: Sequence[Row], *, on
         "time": {"from": time_from, "to": "now"},
         "timepicker": {},
         "templating": {"list": _variables(one_host=one_host)},
-        "annotations": {"list": annotations() if one_host else []},
+        "annotations": {"list": event_marks() if one_host else []},
         "links": [
             {
                 "type": "dashboards",

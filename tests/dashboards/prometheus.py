@@ -139,7 +139,7 @@ def backfill(directory: Path, scrapes: Iterable[tuple[str, float, Iterable[Metri
                 labels = {**sample.labels, "instance": instance, "job": "uaptrace"}
                 merged.samples.append(sample._replace(labels=labels, timestamp=time_s))
     source = directory / "history.om"
-    source.write_bytes(generate_latest(_Collected(history.values())))
+    source.write_bytes(generate_latest(_Collected(history.values())))  # type: ignore[no-untyped-call]
     subprocess.run(
         [find("promtool"), "tsdb", "create-blocks-from", "openmetrics", "-q", str(source), str(directory / "data")],
         check=True,

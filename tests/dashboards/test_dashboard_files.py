@@ -38,7 +38,7 @@ def test_all_five_are_there() -> None:
 
 
 def test_files_are_what_the_generator_writes() -> None:
-    assert generate.stale_files() == [], "run: python grafana/generate.py"
+    assert generate.stale_files() == [], "run: python -m grafana.generate"
 
 
 def test_a_changed_file_is_called_stale(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
