@@ -20,11 +20,10 @@ import numpy as np
 from bench import bpf_run
 from bench.ring_fill import FilledRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
-from uaptrace.sources.ring import MappedRing
+from uaptrace.sources.ring import BATCH_BYTES, MappedRing
 
 RING_BYTES = 16 << 20
 """The default of uaptrace's --ring-size."""
-BATCH_BYTES = 1 << 20
 ROUNDS = 15
 CALLBACK_RECORDS = 16384
 VS_CALLBACK = Goal(150)

@@ -20,11 +20,10 @@ from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
 from uaptrace.events import Kind
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, MapReading, Records, Update
-from uaptrace.sources.ring import MappedRing
+from uaptrace.sources.ring import BATCH_BYTES, MappedRing
 from uaptrace.wire import RECORD, Batch
 
 RING_BYTES = 16 << 20
-BATCH_BYTES = 1 << 20
 ROUNDS = 7
 MIX = Path(__file__).with_name("data") / "mix.uap"
 MIX_GOAL = Goal(5e6)

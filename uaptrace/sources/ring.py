@@ -41,6 +41,9 @@ BUSY_BIT: Final = 1 << 31
 DISCARD_BIT: Final = 1 << 30
 LENGTH_MASK: Final = DISCARD_BIT - 1
 
+BATCH_BYTES: Final = 1 << 20
+"""Default size of a batch: small against the ring, whose room a batch keeps until the next one is asked for."""
+
 _STEP: Final = RING_RECORD.itemsize
 _LENGTH: Final = RECORD.itemsize
 _CHUNK_BYTES: Final = 256 << 10
@@ -110,13 +113,13 @@ class MappedRing:
         with self._fence:  # the locked instruction of "Memory order" above
             pass
 
-    def drain(self, limit_bytes: int | None = None) -> Batch:
+    def drain(self, limit_bytes: int | None = BATCH_BYTES) -> Batch:
         """The next records, in order: wire.RING_RECORD, shape (n,), read only; empty where there are none.
 
         A view of the ring itself: valid until the next drain(), release() or close(), which gives its room back to
-        the kernel. At most ``limit_bytes`` of the ring are taken (at least one record); without it, all there is up to the end of the
-        ring, or as much as fits a kept buffer where discarded or odd records lie between. Stops at a record that is reserved and not
-        yet submitted. An empty batch means that there is nothing more to be had now.
+        the kernel. At most ``limit_bytes`` of the ring are taken (at least one record); None: all there is up to the end of the
+        ring. Less where discarded or odd records lie between. Stops at a record that is reserved and not yet submitted. An
+        empty batch means that there is nothing more to be had now.
         """
         limit = self.size_bytes if limit_bytes is None else max(_STEP, limit_bytes)
         while True:
