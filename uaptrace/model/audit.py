@@ -20,7 +20,7 @@ import numpy as np
 from uaptrace.events import Flag, Kind
 from uaptrace.units import PAGES_PER_2M
 
-from .columns import Columns, Ints
+from .columns import Columns, Ints, distinct
 from .names import Names
 from .snapshot import HookStatus, InvariantRow, Violation
 from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
@@ -350,7 +350,7 @@ class Audit:
         if len(index):
             first = columns.of("pfn", index) // PAGES_PER_2M
             last = (columns.of("pfn", index) + np.maximum(columns.of("nr_pages", index), 1) - 1) // PAGES_PER_2M
-            for region in {*np.unique(first).tolist(), *np.unique(last).tolist()}:
+            for region in {*distinct(first).tolist(), *distinct(last).tolist()}:
                 self._suspects.pop(region, None)
                 self._accused.discard(region)
 

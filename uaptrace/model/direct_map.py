@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from uaptrace.events import LEVEL_MASK, Flag, Kind, Mapping
 from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 
-from .columns import Bytes, Columns, Ints
+from .columns import Bytes, Columns, Ints, distinct
 from .region_pages import MAX_REGIONS, RegionPages, grown
 from .snapshot import DirectMapView, RegionTable
 from .updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
@@ -98,7 +98,6 @@ class DirectMap:
         slots = self.rows.slot[span]
         self.rows.give_back(np.flatnonzero((slots != 0) & ~kept) + first)
         fresh = np.flatnonzero((slots == 0) & kept) + first
-        self.rows.reserve(len(fresh))
         self.rows.take(fresh)
         self._cover_slots()
         for at in range(0, len(whole), _ROWS_AT_ONCE):
@@ -179,7 +178,7 @@ class DirectMap:
         time_ns = columns.of("time_ns", index)
         huge = before == _G1
         if huge.any():
-            firsts = np.unique(regions[huge]) & -REGIONS_PER_1G
+            firsts = distinct(regions[huge]) & -REGIONS_PER_1G
             self._cover(int(firsts.max()) + REGIONS_PER_1G)
             covered = (firsts[:, None] + np.arange(REGIONS_PER_1G)).reshape(-1)
             missing = covered[self.levels[covered] == 0]
@@ -279,7 +278,7 @@ class DirectMap:
         slot = self.rows.slot[region]
         if not slot.all():
             # A page that is present in a region without a row says nothing new, unless it is followed by an absent one.
-            self._give_rows(np.unique(region[(slot == 0) & absent]))
+            self._give_rows(distinct(region[(slot == 0) & absent]))
             slot = self.rows.slot[region]
             some = slot != 0
             slot, pfn, absent, region = slot[some], pfn[some], absent[some], region[some]
@@ -344,14 +343,14 @@ class DirectMap:
             self.levels[regions] = (held & LARGE_ABSENT) | _M2
             return
         self.levels[regions] = _K4
-        absent = np.unique(regions[(held & LARGE_ABSENT) != 0])
+        absent = distinct(regions[(held & LARGE_ABSENT) != 0])
         if len(absent):
             self._give_rows(absent)
             self.rows.pages[self.rows.slot[absent]] = PAGE_ABSENT
 
     def _adopt(self, regions: Ints) -> None:
         """Regions that the model has no mapping for turn out to be mapped by 4K entries: of which nothing is known yet."""
-        regions = np.unique(regions)
+        regions = distinct(regions)
         regions = regions[self.levels[regions] == 0]
         self._give_rows(regions)
         self.rows.pages[self.rows.slot[regions]] = PAGE_HOLE
@@ -360,9 +359,8 @@ class DirectMap:
     def _give_rows(self, regions: Ints) -> None:
         """Rows, all present, for distinct regions without one."""
         if len(regions):
-            self.rows.reserve(len(regions))
+            self.rows.take(regions, fill=PAGE_PRESENT)
             self._cover_slots()
-            self.rows.pages[self.rows.take(regions)] = PAGE_PRESENT
 
     def _apply_uncertain(self, columns: Columns) -> None:
         index = columns.index(Kind.UNCERTAIN)

@@ -49,8 +49,8 @@ class Processes:
             return
         highest = int(tgid.max())
         if highest >= len(self._row):
-            if highest >= _MAX_TGID:
-                tgid = np.where(tgid < _MAX_TGID, tgid, 0)
+            tgid = _in_table(tgid)
+            highest = min(highest, _MAX_TGID - 1)
             self._row = grown(self._row, min(1 << highest.bit_length(), _MAX_TGID))
         row: NDArray[np.integer] = self._row[tgid]
         if not row.all():
@@ -59,22 +59,25 @@ class Processes:
             row = self._row[tgid]
         n = self._nr_rows
         sums = self._sums[:n]
-        sums[:, _EVENTS] += np.bincount(row, minlength=n)
-        if some is not None:
-            everywhere = np.zeros(len(columns), np.int64)
-            everywhere[some] = row
-            row = everywhere
-        for kind, column in ((Kind.SET_DIRECT_MAP, _SET_DIRECT_MAP), (Kind.SPLIT, _SPLITS), (Kind.REFILL, _REFILLS)):
-            if columns.count(kind):
-                sums[:, column] += np.bincount(row[columns.index(kind)], minlength=n)
-        for kind, column in ((Kind.ALLOC, _ALLOCATED), (Kind.FREE, _FREED)):
-            if columns.count(kind):
-                index = columns.index(kind)
-                pages = columns.of("nr_pages", index)
-                if kind == Kind.ALLOC:
-                    pages = np.where(columns.of("flags", index) & Flag.FAILED, 0, pages)
+        kind = columns.kind if some is None else columns.kind[some]
+        table = np.bincount((row.astype(np.int64) << 4) | np.minimum(kind, 15), minlength=n << 4).reshape(n, 16)
+        sums[:, _EVENTS] += table.sum(axis=1)
+        sums[:, _SET_DIRECT_MAP] += table[:, Kind.SET_DIRECT_MAP]
+        sums[:, _SPLITS] += table[:, Kind.SPLIT]
+        sums[:, _REFILLS] += table[:, Kind.REFILL]
+        for of, column in ((Kind.ALLOC, _ALLOCATED), (Kind.FREE, _FREED)):
+            if not columns.count(of):
+                continue
+            index = columns.index(of)
+            pages = columns.of("nr_pages", index)
+            if of == Kind.ALLOC:
+                pages = pages * ((columns.of("flags", index) & Flag.FAILED) == 0)
+            if int(pages.min()) == int(pages.max()) == 1:
+                sums[:, column] += table[:, of]
+            else:
                 # Sums of at most 16384 times 1024 pages are exact in a double.
-                sums[:, column] += np.bincount(row[index], weights=pages, minlength=n).astype(np.int64)
+                rows = self._row[_in_table(columns.of("tgid", index))]
+                sums[:, column] += np.bincount(rows, weights=pages, minlength=n).astype(np.int64)
 
     def _add(self, tgid: Ints, cgroup_id: Ints) -> None:
         fresh, first = np.unique(tgid, return_index=True)
@@ -128,3 +131,8 @@ class Processes:
             for row, sums in zip(order.tolist(), self._sums[order].tolist(), strict=True)
             if sums[_EVENTS] or row == _OTHERS
         )
+
+
+def _in_table(tgid: Ints) -> Ints:
+    """tgids that no kernel gives are taken for the idle task's."""
+    return np.where(tgid < _MAX_TGID, tgid, 0)

@@ -77,14 +77,16 @@ class RegionPages:
         self.region_of = grown(self.region_of, capacity, self._next)
         self.dirty = grown(self.dirty, capacity, self._next)
 
-    def take(self, regions: Ints) -> Ints:
-        """Give each of ``regions`` (distinct, without a slot) a slot, marked dirty; the rows hold what was there before."""
+    def take(self, regions: Ints, fill: int | None = None) -> Ints:
+        """Give each of ``regions`` (distinct, without a slot) a slot, marked dirty; the rows hold ``fill``, or what was there before."""
         slots = np.empty(len(regions), np.int64)
         filled = 0
         while self._free and filled < len(regions):
             free = self._free.pop()
             n = min(len(free), len(regions) - filled)
             slots[filled : filled + n] = free[len(free) - n :]
+            if fill is not None:
+                self.pages[free[len(free) - n :]] = fill
             if n < len(free):
                 self._free.append(free[: len(free) - n])
             filled += n
@@ -92,6 +94,8 @@ class RegionPages:
         if rest:
             self.reserve(rest)
             slots[filled:] = np.arange(self._next, self._next + rest)
+            if fill is not None:
+                self.pages[self._next : self._next + rest] = fill
             self._next += rest
         self.slot[regions] = slots
         self.region_of[slots] = regions

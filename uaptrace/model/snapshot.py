@@ -46,6 +46,8 @@ class HostInfo:
     """The kernel has unmapped_pages_alloc()."""
     kfence: bool = False
     """KFENCE is on: its raw PTE flips cannot be seen (contract, section 2)."""
+    buddyinfo: str = ""
+    """/proc/buddyinfo when tracing began: what-if replays begin with as many free blocks."""
 
 
 @dataclass(frozen=True, slots=True)

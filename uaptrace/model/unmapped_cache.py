@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from uaptrace.events import Flag, Kind
 from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
 
-from .columns import Bytes, Columns, Ints, stable_order
+from .columns import Bytes, Columns, Ints, distinct, stable_order
 from .refills import ChunkRefills, Refill, subtract
 from .region_pages import MAX_REGIONS, RegionPages, grown
 
@@ -71,6 +71,7 @@ def _verdicts() -> Bytes:
 _VERDICTS: Final = _verdicts().reshape(-1)
 _ROWS_AT_ONCE: Final = 8192
 _PAGES_AT_ONCE: Final = 1 << 18
+_MAX_PAGES: Final = 1 << (NR_ORDERS - 1)
 _EVEN: Final = tuple(
     np.uint64(bits)
     for bits in (
@@ -126,15 +127,22 @@ class UnmappedCache:
             return None, np.empty(0, np.int64)
         self.nr_records += nr
         index = columns.index_of(*_KINDS)
-        kind = columns.kind[index]
         if columns.count(Kind.ALLOC):
-            failed = (kind == Kind.ALLOC) & ((columns.of("flags", index) & Flag.FAILED) != 0)
-            index = index[~failed]
-        index = self._sane(columns, index)
+            failed = (columns.of("flags", columns.index(Kind.ALLOC)) & Flag.FAILED) != 0
+            if failed.any():
+                index = index[~np.isin(index, columns.index(Kind.ALLOC)[failed], assume_unique=True)]
+        pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
+        if len(index):
+            low, high = int(nr_pages.min()), int(nr_pages.max())
+            top = int(pfn.max()) >> PMD_ORDER
+            if low < 1 or high > _MAX_PAGES or int(pfn.min()) < 0 or top >= MAX_REGIONS:
+                good = (nr_pages >= 1) & (nr_pages <= _MAX_PAGES) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS)
+                self.bad_records += int(len(index) - good.sum())
+                index, pfn, nr_pages = index[good], pfn[good], nr_pages[good]
+                top = int(pfn.max(initial=0)) >> PMD_ORDER
+            self._cover(top + 3)  # the longest block reaches into the region after the next
         kind = columns.kind[index]
         order = np.minimum(columns.of("order", index), NR_ORDERS - 1)
-        pfn = columns.of("pfn", index)
-        nr_pages = columns.of("nr_pages", index)
         tally = np.bincount((kind.astype(np.int64) << 4) | order, minlength=256)
         for of in _KINDS:
             self.by_order[of] += tally[of << 4 : (of << 4) + NR_ORDERS]
@@ -153,21 +161,6 @@ class UnmappedCache:
                 contradictions = _without_racing(columns, refills, contradictions)
             self.pending = refills.carry(columns)
         return contradictions, np.concatenate(dirty) if dirty else np.empty(0, np.int64)
-
-    def _sane(self, columns: Columns, index: Ints) -> Ints:
-        pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
-        if not len(index):
-            return index
-        top = (int((pfn + nr_pages).max()) >> PMD_ORDER) + 1
-        if int(nr_pages.min()) < 1 or int(nr_pages.max()) > 1 << (NR_ORDERS - 1) or int(pfn.min()) < 0 or top > MAX_REGIONS:
-            good = (nr_pages >= 1) & (nr_pages <= 1 << (NR_ORDERS - 1)) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS - 2)
-            self.bad_records += int(len(index) - good.sum())
-            index = index[good]
-            if not len(index):
-                return index
-            top = (int((pfn[good] + nr_pages[good]).max()) >> PMD_ORDER) + 1
-        self._cover(top)
-        return index
 
     def _cover(self, nr_regions: int) -> None:
         if nr_regions > len(self.rows.slot):
@@ -193,7 +186,7 @@ class UnmappedCache:
         region = page >> PMD_ORDER
         slot = self.rows.slot[region]
         if not slot.all():
-            self._give_rows(np.unique(region[slot == 0]))
+            self._give_rows(distinct(region[slot == 0]))
             slot = self.rows.slot[region]
         at = (slot.astype(np.int64) << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
         self.rows.dirty[slot] = True
@@ -225,8 +218,7 @@ class UnmappedCache:
                 dirty.append(record[unclean[used[unclean]]])
 
     def _give_rows(self, regions: Ints) -> None:
-        self.rows.reserve(len(regions))
-        self.rows.pages[self.rows.take(regions)] = 0
+        self.rows.take(regions, fill=0)
 
     @staticmethod
     def _without_refilled_elsewhere(
@@ -305,7 +297,7 @@ class UnmappedCache:
         of = np.repeat(np.arange(len(pfn)), nr_pages)
         page = pfn[of] + (np.arange(len(of)) - (np.cumsum(nr_pages) - nr_pages)[of])
         region = page >> PMD_ORDER
-        missing = np.unique(region[self.rows.slot[region] == 0])
+        missing = distinct(region[self.rows.slot[region] == 0])
         self._give_rows(missing)
         slot = self.rows.slot[region].astype(np.int64)
         at = (slot << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
