@@ -11,18 +11,18 @@ import pytest
 from tests.unit.simulated_host import host_updates
 from uaptrace.model.updates import Start, Update
 
-RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
+RECORDINGS = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="session")
 def updates() -> Sequence[Update]:
-    """All that a model is told of one host: the first recording in tests/data/recordings, else a simulated host."""
-    recordings = sorted(RECORDINGS.glob("*.rec"))
+    """All that a model is told of one host: the real recordings in tests/data (the last by name), else a simulated host."""
+    recordings = sorted(RECORDINGS.glob("*.uaptrace"))
     if not recordings:
         return host_updates()
     from uaptrace.sources.replay import ReplaySource
 
-    source = ReplaySource(recordings[0], None, budget_s=None)
+    source = ReplaySource(recordings[-1], None, budget_s=None)
     try:
         found = list(source.updates())
     finally:
