@@ -17,6 +17,7 @@ setup: $(VENV)/.ready
 
 # The interpreter of the virtual environment must be the distribution's: see design decision "Where bcc comes from".
 $(VENV)/.ready: setup.cfg pyproject.toml
+	@echo "setting up $(VENV): this takes a few minutes the first time" >&2
 	@.ci/packages python3-bpfcc python3-venv libbpf1 >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV) >&2
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test]' >&2
