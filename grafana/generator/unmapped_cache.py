@@ -266,7 +266,8 @@ def reclaim() -> Row:
 
 def correct() -> Row:
     """Is it correct?"""
-    title = f"max by (invariant, title) ({metric('audit_invariant_info')})"
+    # One title for each, even where hosts run versions of uaptrace that word it differently.
+    title = f"topk by (invariant) (1, max by (invariant, title) ({metric('audit_invariant_info')}))"
     return Row(
         "Is it correct?",
         [

@@ -19,8 +19,12 @@ from uaptrace.model.snapshot import Snapshot
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 
-SCRAPES = 12
-SCRAPE_LIMIT_S = 90.0
+INTERVAL_S = 2
+SCRAPES = 9
+RATE_WINDOW_S = 4 * INTERVAL_S
+"""$__rate_interval: every host must have been scraped without a failure for so long."""
+SCRAPE_LIMIT_S = 600.0
+"""A machine that also boots virtual machines does not get to a scrape for seconds."""
 ALL = queries.load_all()
 TARGETS = [target for dashboard in ALL.values() for target in queries.targets(dashboard)]
 WITHOUT_CACHE = "db-2:9970"
@@ -38,7 +42,7 @@ class Scraped:
 
     @property
     def macros(self) -> dict[str, str]:
-        return queries.macros(range_s=max(int(self.end_s - self.begin_s), 1), step_s=1, scrape_interval_s=1)
+        return queries.macros(range_s=max(int(self.end_s - self.begin_s), 1), step_s=INTERVAL_S, scrape_interval_s=INTERVAL_S)
 
     def instant(self, expr: str) -> list[object]:
         """Result of an expression at the end of the time; an error of Prometheus fails the test."""
@@ -52,7 +56,7 @@ class Scraped:
         expr = queries.substitute(target.expr, {**self.macros, "instance": queries.as_matcher(instances)})
         if target.instant:
             return len(self.instant(expr))
-        params = {"query": expr, "start": f"{self.begin_s}", "end": f"{self.end_s}", "step": "1"}
+        params = {"query": expr, "start": f"{self.begin_s}", "end": f"{self.end_s}", "step": f"{INTERVAL_S}"}
         answer = self.server.get("/api/v1/query_range", params)
         assert answer["status"] == "success", f"{target}: {answer.get('error')}"
         return len(answer["data"]["result"])
@@ -62,7 +66,7 @@ def _as_it_goes(host: timeline.Host) -> Callable[[], Snapshot]:
     """A host that has advanced since the scrape before, as a live one has."""
 
     def feed() -> Snapshot:
-        host.advance(1.0)
+        host.advance(INTERVAL_S)
         return host.snapshot()
 
     return feed
@@ -93,14 +97,17 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         addresses = {instance: stack.enter_context(serve(feed, "127.0.0.1:0")).url for instance, feed in feeds.items()}
         addresses = {instance: url.removeprefix("http://").split("/")[0] for instance, url in addresses.items()}
         begin_s = time.time()
-        server = stack.enter_context(prometheus.running(tmp_path_factory.mktemp("prometheus"), addresses))
+        server = stack.enter_context(prometheus.running(tmp_path_factory.mktemp("prometheus"), addresses, INTERVAL_S))
         limit = time.monotonic() + SCRAPE_LIMIT_S
+        enough = f"sum_over_time(up[1h]) >= {SCRAPES} and min_over_time(up[{RATE_WINDOW_S}s]) == 1"
         while True:
-            answer = server.get("/api/v1/query", {"query": f"count(count_over_time(up[5m]) >= {SCRAPES} and min_over_time(up[5m]) == 1)"})
+            answer = server.get("/api/v1/query", {"query": f"count({enough} and count_over_time(up[{RATE_WINDOW_S}s]) >= 3)"})
             rows = answer["data"]["result"]
             if rows and int(rows[0]["value"][1]) == len(addresses):
                 break
-            assert time.monotonic() < limit, f"{answer} of {len(addresses)} hosts scraped {SCRAPES} times\n{server.get('/api/v1/targets')}"
+            assert time.monotonic() < limit, (
+                f"{answer}: not all of {len(addresses)} hosts scraped {SCRAPES} times\n{server.get('/api/v1/targets')}"
+            )
             time.sleep(0.2)
         yield Scraped(server, begin_s, time.time(), list(addresses))
 
