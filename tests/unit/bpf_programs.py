@@ -11,7 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from bench import bpf_run  # noqa: E402
+from bench import bpf_run
 
 run = bpf_run.run
 
