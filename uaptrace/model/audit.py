@@ -17,9 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import Flag, Kind
+from uaptrace.events import Kind
 from uaptrace.units import PAGES_PER_2M
 
+from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
 from .names import Names
 from .snapshot import HookStatus, InvariantRow, Violation
@@ -31,7 +32,11 @@ GRACE_NS: Final = 3_000_000_000
 REQUEST_TIMEOUT_NS: Final = 5_000_000_000
 _MAX_ERRORS_PER_TASK: Final = 64
 _ANY_RELEASE_PAGES: Final = 1 << 10
-_IN_CACHE: Final = int(Flag.IN_CACHE | Flag.IN_SHRINK)
+_IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
+_OF_BLOCKS: Final = kind_set(KindCode.REFILL, KindCode.REFILLED, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE)
+_OUTCOMES: Final = kind_set(
+    KindCode.SET_DIRECT_MAP, KindCode.ALLOC, KindCode.REFILL, KindCode.RELEASE, KindCode.REFILL_UNDONE, KindCode.SHRINK
+)
 
 TITLES: Final = (
     "",
@@ -133,17 +138,17 @@ class Audit:
         was not seen."""
         if not self._has_series:
             return
-        if columns.count(Kind.REQUEST) or self._requests:
+        if columns.count(KindCode.REQUEST) or self._requests:
             self._judge_requests(columns)
-        if columns.count(Kind.ALLOC):
+        if columns.count(KindCode.ALLOC):
             self._judge_allocations(columns)
-        if columns.count(Kind.REFILLED):
+        if columns.count(KindCode.REFILLED):
             self._judge_refilled(columns)
-        if columns.count(Kind.SET_DIRECT_MAP) or self._errors:
+        if columns.count(KindCode.SET_DIRECT_MAP) or self._errors:
             self._judge_errors(columns)
-        if columns.count(Kind.RELEASE):
+        if columns.count(KindCode.RELEASE):
             self._judge_releases(columns, unclean if cache_trusted else unclean[:0])
-        if columns.count(Kind.SHRINK) or columns.count(Kind.RELEASE):
+        if columns.count(KindCode.SHRINK) or columns.count(KindCode.RELEASE):
             self._judge_shrinks(columns)
         if cache_trusted:
             self._judge_states(columns, contradictions, settled)
@@ -158,7 +163,7 @@ class Audit:
         if not len(task):
             return
         tid = columns.of("tid", task)
-        is_request = columns.kind[task] == Kind.REQUEST
+        is_request = columns.kind[task] == KindCode.REQUEST
         same = tid[1:] == tid[:-1]
         followed = is_request[:-1] & same
         broken = followed & is_request[1:]
@@ -200,16 +205,16 @@ class Audit:
         )
 
     def _judge_allocations(self, columns: Columns) -> None:
-        index = columns.index(Kind.ALLOC)
+        index = columns.index(KindCode.ALLOC)
         flags = columns.of("flags", index)
         present = columns.of("nr_present", index)
-        good = (flags & Flag.FAILED) == 0
+        good = (flags & FlagCode.FAILED) == 0
         read = (columns.of("after", index) != 0) | (present > 0)
         self._check(2, int(np.count_nonzero(good & read)))
         self._violate_each(columns, 2, index[good & (present > 0)], lambda at: _mapped_block(columns, at))
         if self._missing[3]:
             return
-        unflushed = good & ((flags & Flag.REFILLED) != 0) & ((flags & Flag.FLUSHED) == 0)
+        unflushed = good & ((flags & FlagCode.REFILLED) != 0) & ((flags & FlagCode.FLUSHED) == 0)
         if unflushed.any():
             self._check(3, int(np.count_nonzero(unflushed)))
             self._violate_each(
@@ -220,9 +225,9 @@ class Audit:
         """3: all pages of the chunk are absent when the flush comes, and the flush covers them."""
         if self._missing[3]:
             return
-        index = columns.index(Kind.REFILLED)
+        index = columns.index(KindCode.REFILLED)
         present = columns.of("nr_present", index)
-        covers = (columns.of("flags", index) & Flag.FLUSH_COVERS) != 0
+        covers = (columns.of("flags", index) & FlagCode.FLUSH_COVERS) != 0
         self._check(3, len(index))
         self._violate_each(columns, 3, index[(present > 0) | ~covers], lambda at: _half_refilled(columns, at))
 
@@ -230,21 +235,21 @@ class Audit:
         """4: after set_direct_map failed in the cache, the page is neither handed out, nor released as if nothing had been."""
         if self._missing[4]:
             return
-        calls = columns.index(Kind.SET_DIRECT_MAP)
+        calls = columns.index(KindCode.SET_DIRECT_MAP)
         inside = calls[(columns.of("flags", calls) & _IN_CACHE) != 0]
         self._check(4, len(inside), waiting=True)
         failed = inside[columns.of("aux", inside) != 0]
         if not len(failed) and not self._errors:
             return
         tids = {*columns.of("tid", failed).tolist(), *self._errors}
-        outcome = columns.index_of(Kind.SET_DIRECT_MAP, Kind.ALLOC, Kind.REFILL, Kind.RELEASE, Kind.REFILL_UNDONE, Kind.SHRINK)
+        outcome = columns.index_of(_OUTCOMES)
         outcome = outcome[np.isin(columns.of("tid", outcome), list(tids))]
         for at in outcome.tolist():
             self._follow_error(columns, at)
 
     def _follow_error(self, columns: Columns, at: int) -> None:
         kind, tid, flags, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("kind", "tid", "flags", "pfn", "nr_pages"))
-        if kind == Kind.SET_DIRECT_MAP:
+        if kind == KindCode.SET_DIRECT_MAP:
             if not flags & _IN_CACHE:
                 return
             errors = self._errors.setdefault(tid, [])
@@ -253,20 +258,20 @@ class Audit:
             code = int(columns.column("aux")[at])
             if code and len(errors) < _MAX_ERRORS_PER_TASK:
                 time_ns, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "tgid", "stack_id"))
-                errors.append(_Error(pfn, nr_pages, bool(flags & Flag.DEFAULT), code, time_ns, tgid, stack_id))
+                errors.append(_Error(pfn, nr_pages, bool(flags & FlagCode.DEFAULT), code, time_ns, tgid, stack_id))
         errors = self._errors.get(tid, [])
         ignored: list[_Error] = []
-        if kind == Kind.ALLOC:
+        if kind == KindCode.ALLOC:
             # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
-            if not flags & Flag.FAILED:
+            if not flags & FlagCode.FAILED:
                 ignored = [e for e in errors if not e.restoring]
             errors = []
-        elif kind in (Kind.REFILL, Kind.REFILL_UNDONE):
+        elif kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
             errors = [e for e in errors if e.restoring]  # the chunk was given up, and perhaps another one taken
-        elif kind == Kind.RELEASE:
+        elif kind == KindCode.RELEASE:
             ignored = [e for e in errors if e.restoring and _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
             errors = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-        elif kind == Kind.SHRINK:
+        elif kind == KindCode.SHRINK:
             errors = []
         for e in ignored:
             what = "released" if e.restoring else "handed out"
@@ -278,7 +283,7 @@ class Audit:
             self._errors.pop(tid, None)
 
     def _judge_releases(self, columns: Columns, unclean: Ints) -> None:
-        index = columns.index(Kind.RELEASE)
+        index = columns.index(KindCode.RELEASE)
         nr_pages = columns.of("nr_pages", index)
         present = columns.of("nr_present", index)
         self._released_blocks += len(index)
@@ -294,10 +299,10 @@ class Audit:
         """11: a scan may release one block more than it was asked for."""
         if self._missing[11]:
             return
-        index = columns.index(Kind.SHRINK)
+        index = columns.index(KindCode.SHRINK)
         self._check(11, len(index), waiting=True)
-        releases = columns.index(Kind.RELEASE)
-        releases = releases[(columns.of("flags", releases) & Flag.IN_SHRINK) != 0]
+        releases = columns.index(KindCode.RELEASE)
+        releases = releases[(columns.of("flags", releases) & FlagCode.IN_SHRINK) != 0]
         if not len(index) and not len(releases):
             return
         tids, sizes = columns.of("tid", releases), columns.of("nr_pages", releases)
@@ -319,10 +324,10 @@ class Audit:
         """5 and 7: what a record says fits what its pages were before."""
         if self._missing[5]:
             return
-        nr = sum(columns.count(kind) for kind in (Kind.REFILL, Kind.ALLOC, Kind.RELEASE))
+        nr = sum(columns.count(kind) for kind in (KindCode.REFILL, KindCode.ALLOC, KindCode.RELEASE))
         if settled:
-            self._check(5, nr + columns.count(Kind.FREE), waiting=True)
-        self._check(7, columns.count(Kind.FREE), waiting=True)
+            self._check(5, nr + columns.count(KindCode.FREE), waiting=True)
+        self._check(7, columns.count(KindCode.FREE), waiting=True)
         if contradictions is None:
             return
         for at, verdict, pfn, state, nr_pages in zip(
@@ -346,7 +351,7 @@ class Audit:
             self._violate(_at(_finding(columns, at, 5, _EXPECTED[kind], _seen(kind, state)), pfn, nr_pages), waiting=True)
 
     def _forget_suspects(self, columns: Columns) -> None:
-        index = columns.index_of(Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
+        index = columns.index_of(_OF_BLOCKS)
         if len(index):
             first = columns.of("pfn", index) // PAGES_PER_2M
             last = (columns.of("pfn", index) + np.maximum(columns.of("nr_pages", index), 1) - 1) // PAGES_PER_2M
@@ -506,16 +511,16 @@ class Audit:
 
 
 _EXPECTED: Final = {
-    Kind.REFILL: "a chunk with no page that is in the cache",
-    Kind.ALLOC: "a block that is free in the cache",
-    Kind.FREE: "a block that is handed out",
-    Kind.RELEASE: "a block that is free in the cache",
+    KindCode.REFILL: "a chunk with no page that is in the cache",
+    KindCode.ALLOC: "a block that is free in the cache",
+    KindCode.FREE: "a block that is handed out",
+    KindCode.RELEASE: "a block that is free in the cache",
 }
 
 
 def _seen(kind: Kind, state: int) -> str:
     was = "free in the cache" if state & FREE else "handed out" if state & HANDED_OUT else "not in the cache"
-    verb = {Kind.REFILL: "refilled", Kind.ALLOC: "handed out", Kind.FREE: "freed", Kind.RELEASE: "released"}[kind]
+    verb = {KindCode.REFILL: "refilled", KindCode.ALLOC: "handed out", KindCode.FREE: "freed", KindCode.RELEASE: "released"}[kind]
     return f"{verb} while it was {was}"
 
 

@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import NR_KINDS, Kind
+from uaptrace.events import NR_KINDS
 from uaptrace.wire import Batch
+
+from .codes import KindCode, KindSet, kind_set
 
 CHUNK_RECORDS: Final = 16384
 """Records handled at a time: 1 MiB of records, so that every later pass over them finds them in the processor's cache."""
@@ -18,7 +20,7 @@ CHUNK_RECORDS: Final = 16384
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-_TASK_KINDS: Final = (Kind.REQUEST, Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.REFILL_UNDONE)
+_TASK_KINDS: Final = kind_set(KindCode.REQUEST, KindCode.REFILL, KindCode.REFILLED, KindCode.ALLOC, KindCode.REFILL_UNDONE)
 
 
 def stable_order(keys: Ints) -> Ints:
@@ -56,7 +58,7 @@ class Columns:
         self.kind: Bytes = np.ascontiguousarray(batch["kind"])
         self.counts: Ints = np.bincount(self.kind, minlength=256)
         self._columns: dict[str, Ints] = {}
-        self._indices: dict[Kind, Ints] = {}
+        self._indices: dict[int, Ints] = {}
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -68,22 +70,20 @@ class Columns:
             column = self._columns[name] = self.batch[name].astype(np.int64)
         return column
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: int) -> int:
         """Number of records of that kind."""
         return int(self.counts[kind])
 
-    def index(self, kind: Kind) -> Ints:
+    def index(self, kind: int) -> Ints:
         """Positions of the records of that kind, ascending."""
         index = self._indices.get(kind)
         if index is None:
             index = self._indices[kind] = np.flatnonzero(self.kind == kind)
         return index
 
-    def index_of(self, *kinds: Kind) -> Ints:
+    def index_of(self, kinds: KindSet) -> Ints:
         """Positions of the records of any of the kinds, ascending."""
-        wanted = np.zeros(256, np.bool_)
-        wanted[list(kinds)] = True
-        return np.flatnonzero(wanted[self.kind])
+        return np.flatnonzero(kinds[self.kind])
 
     def of(self, name: str, index: Ints) -> Ints:
         """The column at the given positions."""
@@ -97,5 +97,5 @@ class Columns:
     @cached_property
     def by_task(self) -> Ints:
         """Positions of the records that tell how a task's allocation goes (_TASK_KINDS), task by task, each in ring order."""
-        index = self.index_of(*_TASK_KINDS)
+        index = self.index_of(_TASK_KINDS)
         return index[stable_order(self.of("tid", index))]

@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK, Flag, Kind, Mapping
+from uaptrace.events import LEVEL_MASK
 from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 
+from .codes import FlagCode, KindCode, MappingCode, kind_set
 from .columns import Bytes, Columns, Ints, distinct
 from .region_pages import MAX_REGIONS, RegionPages, grown
 from .snapshot import DirectMapView, RegionTable
@@ -29,7 +30,9 @@ _PAGE_MASK: Final = PAGES_PER_2M - 1
 _ROWS_AT_ONCE: Final = 8192
 _ABSENT_BITS: Final = np.uint64(0x0202020202020202)
 _PRESENT_BITS: Final = np.uint64(0x0101010101010101)
-_NOT_DIRECT_MAP: Final = int(Flag.KERNEL_IMAGE | Flag.OTHER_MAPPING)
+_NOT_DIRECT_MAP: Final = int(FlagCode.KERNEL_IMAGE | FlagCode.OTHER_MAPPING)
+_PAGE_KINDS: Final = kind_set(KindCode.SET_DIRECT_MAP, KindCode.CPA)
+_MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.CPA)
 _MAX_RANGES: Final = 1024
 _MAX_PAGES: Final = 1 << 20
 """Of one record. Programs report longer changes as UNCERTAIN."""
@@ -139,21 +142,21 @@ class DirectMap:
 
     def apply(self, columns: Columns) -> None:
         """Take in the SPLIT, SET_DIRECT_MAP, CPA and UNCERTAIN records of a chunk; the other kinds are passed over."""
-        if columns.count(Kind.UNCERTAIN):
+        if columns.count(KindCode.UNCERTAIN):
             self._apply_uncertain(columns)
-        nr_splits = columns.count(Kind.SPLIT)
-        if not nr_splits + columns.count(Kind.SET_DIRECT_MAP) + columns.count(Kind.CPA):
+        nr_splits = columns.count(KindCode.SPLIT)
+        if not nr_splits + columns.count(KindCode.SET_DIRECT_MAP) + columns.count(KindCode.CPA):
             return
         self._figures = None
         if nr_splits:
             self._apply_chunk_with_splits(columns)
         else:
-            self._apply_pages(columns, columns.index_of(Kind.SET_DIRECT_MAP, Kind.CPA))
+            self._apply_pages(columns, columns.index_of(_PAGE_KINDS))
 
     def _apply_chunk_with_splits(self, columns: Columns) -> None:
-        index = columns.index_of(Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA)
+        index = columns.index_of(_MAP_KINDS)
         after = columns.of("after", index)
-        is_split = columns.kind[index] == Kind.SPLIT
+        is_split = columns.kind[index] == KindCode.SPLIT
         # Splits and writes of 4K pages of one region commute: a split changes no page's presence, and a page that was
         # written before its region's split record came is not touched by it. Writes of large entries do not commute.
         large = ~is_split & (((after & LEVEL_MASK) >= _M2) | _is_range(columns, index))
@@ -205,7 +208,7 @@ class DirectMap:
         if not len(index):
             return
         after = columns.of("after", index)
-        if (((after & (LEVEL_MASK | Mapping.MIXED)) == _K4) & (columns.of("nr_pages", index) == 1)).all():
+        if (((after & (LEVEL_MASK | MappingCode.MIXED)) == _K4) & (columns.of("nr_pages", index) == 1)).all():
             self._write_pages(columns.of("pfn", index), after, columns.of("time_ns", index))
             return
         for run, run_of_ranges in _runs(_is_range(columns, index)):
@@ -252,7 +255,7 @@ class DirectMap:
         end = np.minimum(pfn[of] + nr_pages[of], (region + 1) << PMD_ORDER)
         after, time_ns = after[of], time_ns[of]
         level = after & LEVEL_MASK
-        unread = (level == 0) | ((after & Mapping.MIXED) != 0)
+        unread = (level == 0) | ((after & MappingCode.MIXED) != 0)
         klass = np.where(unread, 0, level)
         cuts = np.flatnonzero(np.diff(klass)) + 1
         for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(klass)], strict=True):
@@ -271,7 +274,7 @@ class DirectMap:
     def _write_pages(self, pfn: Ints, after: Ints, time_ns: Ints) -> None:
         """Pages that are mapped by 4K entries: present or absent, the last one of a page wins."""
         region = pfn >> PMD_ORDER
-        absent = (after & Mapping.ABSENT) != 0
+        absent = (after & MappingCode.ABSENT) != 0
         not_4k = self.levels[region] != _K4
         if not_4k.any():
             self._note_levels(region[not_4k], np.full(int(not_4k.sum()), _K4), time_ns[not_4k])
@@ -291,7 +294,7 @@ class DirectMap:
         """2M or 1G entries that are present or absent now."""
         self._note_levels(region, np.full(len(region), level), time_ns)
         fits = (self.levels[region] & LEVEL_MASK) == level
-        region, absent = region[fits], (after[fits] & Mapping.ABSENT) != 0
+        region, absent = region[fits], (after[fits] & MappingCode.ABSENT) != 0
         if level == _G1:
             first = region & -REGIONS_PER_1G
             news = np.ones(len(first), np.bool_)  # a record of 1G came in 512 pieces that say the same
@@ -363,7 +366,7 @@ class DirectMap:
             self._cover_slots()
 
     def _apply_uncertain(self, columns: Columns) -> None:
-        index = columns.index(Kind.UNCERTAIN)
+        index = columns.index(KindCode.UNCERTAIN)
         nr_pages = columns.of("nr_pages", index)
         time_ns = columns.of("time_ns", index)
         unbounded = nr_pages == 0
@@ -584,7 +587,7 @@ def _expand(counts: Ints) -> tuple[Ints, Ints]:
 
 def _is_range(columns: Columns, index: Ints) -> NDArray[np.bool_]:
     """Which records are set_direct_map calls of several pages."""
-    ranges: NDArray[np.bool_] = (columns.kind[index] == Kind.SET_DIRECT_MAP) & (columns.of("nr_pages", index) > 1)
+    ranges: NDArray[np.bool_] = (columns.kind[index] == KindCode.SET_DIRECT_MAP) & (columns.of("nr_pages", index) > 1)
     return ranges
 
 

@@ -10,9 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK, Flag, Kind
+from uaptrace.events import LEVEL_MASK
 from uaptrace.units import Level
 
+from .codes import FlagCode, KindCode
 from .columns import Columns, stable_order
 from .names import Names
 from .snapshot import Cause, SplitRow
@@ -20,7 +21,9 @@ from .snapshot import Cause, SplitRow
 MAX_GROUPS: Final = 4096
 MAX_ROWS: Final = 256
 PFNS_PER_GROUP: Final = 8
-_IN_CACHE: Final = int(Flag.IN_CACHE | Flag.IN_SHRINK)
+_M2: Final = int(Level.M2)
+_G1: Final = int(Level.G1)
+_IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
 
 
 class _Key(NamedTuple):
@@ -56,21 +59,22 @@ class Ledger:
 
     def apply(self, columns: Columns) -> None:
         """Take in the SPLIT records of a chunk."""
-        if not columns.count(Kind.SPLIT):
+        if not columns.count(KindCode.SPLIT):
             return
-        index = columns.index(Kind.SPLIT)
+        index = columns.index(KindCode.SPLIT)
         flags = columns.of("flags", index)
-        other = (flags & Flag.OTHER_MAPPING) != 0
+        other = (flags & FlagCode.OTHER_MAPPING) != 0
         if other.any():
             self.other_mappings += int(other.sum())
             index, flags = index[~other], flags[~other]
             if not len(index):
                 return
-        level = np.where((columns.of("before", index) & LEVEL_MASK) == Level.G1, int(Level.G1), int(Level.M2))
-        image = (flags & Flag.KERNEL_IMAGE) != 0
+        level = np.where((columns.of("before", index) & LEVEL_MASK) == _G1, _G1, _M2)
+        image = (flags & FlagCode.KERNEL_IMAGE) != 0
         for of in (Level.M2, Level.G1):
-            self.counted[of] += int(np.count_nonzero(level == of))
-            self.in_kernel_image[of] += int(np.count_nonzero(image & (level == of)))
+            this = level == of.value
+            self.counted[of] += int(np.count_nonzero(this))
+            self.in_kernel_image[of] += int(np.count_nonzero(image & this))
         keys = [
             level,
             *(columns.of(name, index) for name in ("tgid", "cgroup_id", "stack_id")),

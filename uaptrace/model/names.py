@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from uaptrace.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD, Kind
+from uaptrace.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
 from uaptrace.wire import comms, frames
 
 from .causes import classify
+from .codes import KindCode
 from .columns import Columns
 from .snapshot import Cause
 from .stacks import without_tracer
@@ -32,14 +33,14 @@ class Names:
 
     def apply(self, columns: Columns) -> None:
         """Take in the TASK and STACK records of a chunk."""
-        if columns.count(Kind.TASK):
-            index = columns.index(Kind.TASK)
+        if columns.count(KindCode.TASK):
+            index = columns.index(KindCode.TASK)
             for tgid, comm in zip(columns.of("tgid", index).tolist(), comms(columns.batch[index]), strict=True):
                 self._comms.pop(tgid, None)  # so that the newest come last
                 self._comms[tgid] = comm
             _bound(self._comms)
-        if columns.count(Kind.STACK):
-            index = columns.index(Kind.STACK)
+        if columns.count(KindCode.STACK):
+            index = columns.index(KindCode.STACK)
             stack_ids = columns.of("stack_id", index).tolist()
             firsts = (columns.of("order", index) * STACK_FRAMES_PER_RECORD).tolist()
             for stack_id, first, addresses in zip(stack_ids, firsts, frames(columns.batch[index]).tolist(), strict=True):

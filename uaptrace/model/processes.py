@@ -8,8 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import Flag, Kind
-
+from .codes import FlagCode, KindCode
 from .columns import Columns, Ints
 from .names import Names
 from .region_pages import grown
@@ -37,9 +36,9 @@ class Processes:
 
     def apply(self, columns: Columns) -> None:
         """Take in a chunk; TASK and STACK records are not what a process does."""
-        if columns.count(Kind.TASK) + columns.count(Kind.STACK):
+        if columns.count(KindCode.TASK) + columns.count(KindCode.STACK):
             # A STACK record has frames where others have the tgid.
-            self._apply(columns, np.flatnonzero((columns.kind != Kind.TASK) & (columns.kind != Kind.STACK)))
+            self._apply(columns, np.flatnonzero((columns.kind != KindCode.TASK) & (columns.kind != KindCode.STACK)))
         else:
             self._apply(columns, None)
 
@@ -62,16 +61,16 @@ class Processes:
         kind = columns.kind if some is None else columns.kind[some]
         table = np.bincount((row.astype(np.int64) << 4) | np.minimum(kind, 15), minlength=n << 4).reshape(n, 16)
         sums[:, _EVENTS] += table.sum(axis=1)
-        sums[:, _SET_DIRECT_MAP] += table[:, Kind.SET_DIRECT_MAP]
-        sums[:, _SPLITS] += table[:, Kind.SPLIT]
-        sums[:, _REFILLS] += table[:, Kind.REFILL]
-        for of, column in ((Kind.ALLOC, _ALLOCATED), (Kind.FREE, _FREED)):
+        sums[:, _SET_DIRECT_MAP] += table[:, KindCode.SET_DIRECT_MAP]
+        sums[:, _SPLITS] += table[:, KindCode.SPLIT]
+        sums[:, _REFILLS] += table[:, KindCode.REFILL]
+        for of, column in ((KindCode.ALLOC, _ALLOCATED), (KindCode.FREE, _FREED)):
             if not columns.count(of):
                 continue
             index = columns.index(of)
             pages = columns.of("nr_pages", index)
-            if of == Kind.ALLOC:
-                pages = pages * ((columns.of("flags", index) & Flag.FAILED) == 0)
+            if of == KindCode.ALLOC:
+                pages = pages * ((columns.of("flags", index) & FlagCode.FAILED) == 0)
             if int(pages.min()) == int(pages.max()) == 1:
                 sums[:, column] += table[:, of]
             else:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from uaptrace.events import Flag, Kind
-
+from .codes import FlagCode, KindCode
 from .columns import Columns, Ints
 
 Range = tuple[int, int]
@@ -36,7 +35,7 @@ class ChunkRefills:
 
     def __init__(self, columns: Columns, carried: dict[int, Refill]) -> None:
         self._carried = carried
-        self.index: Ints = columns.index(Kind.REFILL)
+        self.index: Ints = columns.index(KindCode.REFILL)
         self._pfn = columns.of("pfn", self.index)
         self._nr_pages = columns.of("nr_pages", self.index)
         self._tid = columns.of("tid", self.index)
@@ -44,13 +43,13 @@ class ChunkRefills:
         self._carried_end: dict[int, int] = {}
         task = columns.by_task
         kind = columns.kind[task]
-        failed = (columns.of("flags", task) & Flag.FAILED) != 0
-        marks = (kind == Kind.REFILL) | (kind == Kind.REFILL_UNDONE) | ((kind == Kind.ALLOC) & ~failed)
+        failed = (columns.of("flags", task) & FlagCode.FAILED) != 0
+        marks = (kind == KindCode.REFILL) | (kind == KindCode.REFILL_UNDONE) | ((kind == KindCode.ALLOC) & ~failed)
         task, kind = task[marks], kind[marks]
         if len(task):
             tid = columns.of("tid", task)
             same = tid[1:] == tid[:-1]
-            followed = np.flatnonzero((kind[:-1] == Kind.REFILL) & same)
+            followed = np.flatnonzero((kind[:-1] == KindCode.REFILL) & same)
             self._end[np.searchsorted(self.index, task[followed])] = task[followed + 1]
             if carried:
                 first = np.concatenate([[True], ~same])

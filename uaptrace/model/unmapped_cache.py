@@ -19,9 +19,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import Flag, Kind
 from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
 
+from .codes import FlagCode, KindCode, kind_set
 from .columns import Bytes, Columns, Ints, distinct, stable_order
 from .refills import ChunkRefills, Refill, subtract
 from .region_pages import MAX_REGIONS, RegionPages, grown
@@ -38,9 +38,16 @@ _NR_STATES: Final = 32
 _LISTED: Final = 128
 """While a reading is taken in: the reading has it on a free list."""
 
-_KINDS: Final = (Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
+_KINDS: Final = (KindCode.REFILL, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE)
+_KIND_SET: Final = kind_set(*_KINDS)
 _RESULT: Final = np.zeros(16, np.uint8)
-_RESULT[[Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE]] = (FREE, HANDED_OUT | USED, FREE | USED, LEFT, LEFT)
+_RESULT[[KindCode.REFILL, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE]] = (
+    FREE,
+    HANDED_OUT | USED,
+    FREE | USED,
+    LEFT,
+    LEFT,
+)
 
 OK: Final = 0
 CERTAIN: Final = 1
@@ -60,11 +67,11 @@ def _verdicts() -> Bytes:
     free = (state & FREE) != 0
     out = (state & HANDED_OUT) != 0
     recorded = (state & INFERRED) == 0
-    table[Kind.REFILL][(free | out) & recorded] = CERTAIN
-    table[Kind.ALLOC][out & recorded] = CERTAIN
-    table[Kind.FREE][free & recorded] = CERTAIN
-    table[Kind.FREE][~free & ~out] = CAPTURED
-    table[Kind.RELEASE][(out & recorded) | (state == LEFT)] = CERTAIN
+    table[KindCode.REFILL][(free | out) & recorded] = CERTAIN
+    table[KindCode.ALLOC][out & recorded] = CERTAIN
+    table[KindCode.FREE][free & recorded] = CERTAIN
+    table[KindCode.FREE][~free & ~out] = CAPTURED
+    table[KindCode.RELEASE][(out & recorded) | (state == LEFT)] = CERTAIN
     return table
 
 
@@ -109,7 +116,7 @@ class UnmappedCache:
         self.is_read = False
         """The free blocks were read once, or are known to have been none."""
         self.nr_records = 0
-        self.by_order: dict[Kind, Ints] = {kind: np.zeros(NR_ORDERS, np.int64) for kind in _KINDS}
+        self.by_order: dict[int, Ints] = {kind: np.zeros(NR_ORDERS, np.int64) for kind in _KINDS}
         """Records by kind and order; failed allocations are left out."""
         self.pending: dict[int, Refill] = {}
         """By tid: refills under way."""
@@ -126,11 +133,11 @@ class UnmappedCache:
         if nr == 0:
             return None, np.empty(0, np.int64)
         self.nr_records += nr
-        index = columns.index_of(*_KINDS)
-        if columns.count(Kind.ALLOC):
-            failed = (columns.of("flags", columns.index(Kind.ALLOC)) & Flag.FAILED) != 0
+        index = columns.index_of(_KIND_SET)
+        if columns.count(KindCode.ALLOC):
+            failed = (columns.of("flags", columns.index(KindCode.ALLOC)) & FlagCode.FAILED) != 0
             if failed.any():
-                index = index[~np.isin(index, columns.index(Kind.ALLOC)[failed], assume_unique=True)]
+                index = index[~np.isin(index, columns.index(KindCode.ALLOC)[failed], assume_unique=True)]
         pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
         if len(index):
             low, high = int(nr_pages.min()), int(nr_pages.max())
@@ -146,9 +153,9 @@ class UnmappedCache:
         tally = np.bincount((kind.astype(np.int64) << 4) | order, minlength=256)
         for of in _KINDS:
             self.by_order[of] += tally[of << 4 : (of << 4) + NR_ORDERS]
-        refills = ChunkRefills(columns, self.pending) if columns.count(Kind.REFILL) or self.pending else None
+        refills = ChunkRefills(columns, self.pending) if columns.count(KindCode.REFILL) or self.pending else None
         record = index
-        if refills is not None and columns.count(Kind.REFILL_UNDONE):
+        if refills is not None and columns.count(KindCode.REFILL_UNDONE):
             record, pfn, nr_pages = self._without_refilled_elsewhere(columns, refills, index, pfn, nr_pages)
             kind = columns.kind[record]
         found: list[Contradictions] = []
@@ -206,7 +213,7 @@ class UnmappedCache:
             bad = np.flatnonzero(verdict)
             where = order[bad]
             found.append(_grouped(where if of is None else of[where], record, page[where], verdict[bad], before[bad]))
-        release = np.flatnonzero(kind == Kind.RELEASE)
+        release = np.flatnonzero(kind == KindCode.RELEASE)
         if len(release):
             unclean = release[columns.of("aux", record[release]) > 0]
             if len(unclean):
@@ -227,7 +234,7 @@ class UnmappedCache:
         """The same runs of pages, but a REFILL_UNDONE speaks only of what no other task refilled since."""
         whole = np.ones(len(record), np.bool_)
         pieces: list[tuple[int, int, int]] = []
-        for at in np.flatnonzero(columns.kind[record] == Kind.REFILL_UNDONE).tolist():
+        for at in np.flatnonzero(columns.kind[record] == KindCode.REFILL_UNDONE).tolist():
             position, first, n = int(record[at]), int(pfn[at]), int(nr_pages[at])
             taken = refills.elsewhere(position, int(columns.column("tid")[position]), first, n)
             if taken:
@@ -444,7 +451,7 @@ def _joined(found: list[Contradictions]) -> Contradictions:
 def _without_racing(columns: Columns, refills: ChunkRefills, found: Contradictions) -> Contradictions | None:
     """Leave out REFILL records of pages whose earlier refill is still under way: that one is being undone."""
     keep = np.ones(len(found.record), np.bool_)
-    for at in np.flatnonzero(columns.kind[found.record] == Kind.REFILL).tolist():
+    for at in np.flatnonzero(columns.kind[found.record] == KindCode.REFILL).tolist():
         keep[at] = not refills.under_way(int(found.record[at]), int(found.pfn[at]))
     if keep.all():
         return found
