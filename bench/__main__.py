@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.publish import publish
 from bench.rows import Row, machine, not_measured, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,11 +44,16 @@ def main() -> int:
     parser.add_argument("--no-guest", action="store_true", help="leave out what boots virtual machines (most of the time)")
     parser.add_argument("--keep", action="store_true", help="keep rows of an earlier run that this one does not measure")
     parser.add_argument("--show", action="store_true", help="measure nothing: print the table of the file")
+    parser.add_argument("--publish", action="store_true", help="measure nothing: put the file's rows into docs/performance.md")
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
     if arguments.show:
         print(table([Row(**row) for row in json.loads(arguments.output.read_text())["rows"]]))
+        return 0
+    if arguments.publish:
+        stored = json.loads(arguments.output.read_text())
+        publish(stored["machine"], [Row(**row) for row in stored["rows"]])
         return 0
     rows: list[Row] = []
     for group in arguments.groups or GROUPS:
