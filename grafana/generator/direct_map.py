@@ -36,6 +36,9 @@ UID = "uaptrace-direct-map"
 LARGE = metric("direct_map_bytes", level="2m|1g")
 ALL_BYTES = f"({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"
 LARGE_SHARE_STEPS = thresholds(RED, (0.5, ORANGE), (0.8, YELLOW), (0.95, GREEN))
+MAP_HOOKS = "cpa|flush_all|set_invalid|set_default"
+CACHE_HOOKS = "cache_alloc|cache_free|cache_release|flush_range|shrink_scan|shrink_count|alloc_pages"
+"""Hooks that exactness needs on every kernel, and on one with the unmapped cache; the others are optional."""
 EXACT_NAMES = value_names({0: ("not exact", RED), 1: ("exact", GREEN)})
 LEVEL_COLORS = (named_color("1G", "dark-green"), named_color("2M", "green"), named_color("4K", ORANGE), named_color("absent", PURPLE))
 
@@ -91,7 +94,7 @@ def fragmented() -> Row:
                 "cause, below 50 % workloads "
                 "that are bound by the TLB are measurably slower. A reboot restores it; nothing else does on kernels that cannot collapse"
                 " mappings.",
-                Query(f"{total(LARGE)} / {ALL_BYTES}"),
+                Query(f"{total(LARGE)} / ({ALL_BYTES} > 0)"),
                 unit="percentunit",
                 decimals=1,
                 steps=LARGE_SHARE_STEPS,
@@ -337,6 +340,8 @@ def wrong() -> Row:
 
 def trust() -> Row:
     """Can I trust these figures?"""
+    cache_hooks = f"(1 - {metric('hook_attached', hook=CACHE_HOOKS)})"
+    has_cache = metric("unmapped_cache_present")
     return Row(
         "Can I trust these figures?",
         [
@@ -381,10 +386,11 @@ def trust() -> Row:
                 width=4,
             ),
             stat(
-                "Hooks not attached",
-                "Functions of this kernel that uaptrace wanted to watch and could not. What they would have shown is missing, not zero: "
+                "Hooks missing",
+                "Functions that an exact state needs watched on this kernel, and that are not. What they would have shown is missing, not"
+                " zero: "
                 "`uaptrace check` on the host says which and why.",
-                Query(total(metric("hooks", mechanism="none"))),
+                Query(f"sum((1 - {metric('hook_attached', hook=MAP_HOOKS)}) or ({cache_hooks} and on (instance) {has_cache} == 1))"),
                 unit="short",
                 decimals=0,
                 background=True,

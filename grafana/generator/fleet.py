@@ -31,7 +31,8 @@ from .panels import (
 
 UID = "uaptrace-fleet"
 HOST_ALL = f"({total(metric('direct_map_bytes'), 'instance')} + {total(metric('direct_map_absent_bytes'), 'instance')})"
-SHARE = f"{total(LARGE, 'instance')} / {HOST_ALL}"
+SHARE = f"{total(LARGE, 'instance')} / ({HOST_ALL} > 0)"
+"""Nothing, rather than NaN, while a host has not read its page tables yet."""
 BANDS = (("under 50 %", None, 0.5), ("50 to 80 %", 0.5, 0.8), ("80 to 95 %", 0.8, 0.95), ("95 % and more", 0.95, None))
 HOST_LINK = {
     "title": "Direct map of ${__value.text}",
@@ -91,7 +92,7 @@ def overview() -> Row:
             stat(
                 "In large mappings",
                 "Share of all hosts' memory together that is in 2M and 1G mappings.",
-                Query(f"{total(LARGE)} / ({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"),
+                Query(f"{total(LARGE)} / ({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))} > 0)"),
                 unit="percentunit",
                 decimals=1,
                 steps=LARGE_SHARE_STEPS,

@@ -31,6 +31,7 @@ from .panels import (
 
 UID = "uaptrace-itself"
 YES_NO = value_names({0: ("no", RED), 1: ("yes", GREEN)})
+ATTACHED = value_names({0: ("no", TEXT), 1: ("yes", GREEN)})
 
 
 def exact() -> Row:
@@ -136,13 +137,16 @@ def hooks() -> Row:
         [
             table(
                 "Hooks",
-                "Every function that uaptrace watches. What a hook that is not attached would show is missing from all dashboards; "
+                "Every function that uaptrace can watch. Those of the unmapped cache are attached where the kernel has it, set_valid "
+                "exists on newer kernels "
+                "only, and alloc_pages_count is attached on request. What any other that is not attached would show is missing from all "
+                "dashboards; "
                 "`uaptrace check` on the host says why.",
                 Query(f"min by (hook) ({metric('hook_attached')})", instant=True, table=True),
                 by="hook",
                 columns=[
                     Column("hook", "Hook"),
-                    Column("Value", "Attached", width=140, mappings=(YES_NO,), steps=thresholds(RED, (1, GREEN))),
+                    Column("Value", "Attached", width=140, mappings=(ATTACHED,), steps=thresholds(TEXT, (1, GREEN))),
                 ],
                 width=8,
                 height=9,

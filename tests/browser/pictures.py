@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of the dashboards, from real runs:
 
-    python -m tests.browser.pictures [RECORDING ...] [--seconds N] [--out docs/pictures]
+    python -m tests.browser.pictures [RECORDING ...] [--host NAME] [--seconds N] [--out docs/pictures]
     python -m tests.browser.pictures --prometheus URL --begin T --end T [--host INSTANCE] [--scrape-interval N]
 
 With recordings, each is served by ``uaptrace serve --replay`` at the speed at which it was made, one Prometheus scrapes
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import imagequant
 from PIL import Image
 
 from tests.browser import harness, judge
@@ -65,7 +66,7 @@ def seconds_of(recording: Path) -> float:
 def shrink(picture: Path) -> int:
     """Write a PNG again with a palette of 256 colours, which graphs and text do not miss; its size in bytes."""
     with Image.open(picture) as image:
-        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = imagequant.quantize_pil_image(image.convert("RGBA"), dithering_level=0.0, max_colors=256)
     small.save(picture, optimize=True)
     return picture.stat().st_size
 
@@ -76,7 +77,7 @@ def draw(server: Prometheus, begin_s: float, end_s: float, scrape_interval_s: in
     jobs = []
     for uid, dashboard in queries.load_all().items():
         chosen = dashboard if uid == "uaptrace-fleet" else harness.with_hosts(dashboard, [host])
-        jobs.append(Job(uid, chosen, out / f"{uid.removeprefix('uaptrace-')}.png"))
+        jobs.append(Job(uid, chosen, out / f"dashboard-{uid.removeprefix('uaptrace-')}.png"))
     outcomes = harness.render(jobs, server, begin_s, end_s, scrape_interval_s)
     faults = [f"{uid}: {fault}" for uid, outcome in outcomes.items() for fault in judge.faults(uid, outcome)]
     for job in jobs:
@@ -88,8 +89,8 @@ def draw(server: Prometheus, begin_s: float, end_s: float, scrape_interval_s: in
     return faults
 
 
-def replay(recordings: Sequence[Path], seconds: float, out: Path) -> list[str]:
-    """Pictures from recordings; the first is the one host that is shown alone."""
+def replay(recordings: Sequence[Path], seconds: float, host: str, out: Path) -> list[str]:
+    """Pictures from recordings, each a host with the name of its file."""
     with tempfile.TemporaryDirectory(prefix="uaptrace-pictures-") as temporary, ExitStack() as stack:
         directory = Path(temporary)
         addresses = {path.stem: f"127.0.0.1:{prometheus.free_port()}" for path in recordings}
@@ -99,22 +100,22 @@ def replay(recordings: Sequence[Path], seconds: float, out: Path) -> list[str]:
         for recording in recordings:
             stack.enter_context(_served(recording, addresses[recording.stem], directory))
         time.sleep(seconds)
-        return draw(server, begin_s, time.time(), 1, recordings[0].stem, out)
+        return draw(server, begin_s, time.time(), 1, host, out)
 
 
 def main() -> int:
     """Command line; exit status 1 if a dashboard shows a fault."""
     parser = argparse.ArgumentParser(description="make the pictures of the dashboards")
-    parser.add_argument(
-        "recordings", nargs="*", type=Path, help="the first is the one host that is shown alone; default: all of tests/data"
-    )
+    parser.add_argument("recordings", nargs="*", type=Path, help="default: all of tests/data")
     parser.add_argument("--seconds", type=float, help="how long to scrape; default: as long as the longest recording")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/pictures")
     parser.add_argument("--prometheus", metavar="URL", help="take what this Prometheus has instead of recordings")
     parser.add_argument("--begin", type=float, help="with --prometheus: from, in seconds since 1970")
     parser.add_argument("--end", type=float, help="with --prometheus: to")
     parser.add_argument("--scrape-interval", type=int, default=1, metavar="SECONDS", help="with --prometheus: as it scrapes")
-    parser.add_argument("--host", metavar="INSTANCE", help="with --prometheus: the one host that is shown alone")
+    parser.add_argument(
+        "--host", metavar="INSTANCE", help="the one host that is shown alone; default: the first recording, without its suffix"
+    )
     options = parser.parse_args()
     if options.prometheus:
         if options.begin is None or options.end is None or not options.host:
@@ -125,7 +126,7 @@ def main() -> int:
         recordings = options.recordings or queries.RECORDINGS
         if not recordings:
             parser.error("no recording: name one, or put some into tests/data")
-        faults = replay(recordings, options.seconds or max(map(seconds_of, recordings)), options.out)
+        faults = replay(recordings, options.seconds or max(map(seconds_of, recordings)), options.host or recordings[0].stem, options.out)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

@@ -47,17 +47,34 @@ TITLES = (
     "A released chunk stays split",
     "The shrinker releases about what it was asked for",
 )
-HOOKS = (
-    ("cpa", "__change_page_attr_set_clr", "fentry"),
-    ("cpa_return", "__change_page_attr_set_clr", "fexit"),
-    ("split", "flush_tlb_all", "fentry"),
-    ("set_invalid", "set_direct_map_invalid_noflush", "fexit"),
-    ("set_default", "set_direct_map_default_noflush", "fexit"),
-    ("cache_alloc", "unmapped_pages_alloc", "fexit"),
-    ("cache_free", "unmapped_pages_free", "fentry"),
-    ("shrink", "unmapped_alloc_scan_objects", "kprobe"),
-    ("bulk_alloc", None, None),
-)
+MAP_HOOKS = {
+    "cpa": "__change_page_attr_set_clr",
+    "flush_all": "flush_tlb_all",
+    "set_invalid": "set_direct_map_invalid_noflush",
+    "set_default": "set_direct_map_default_noflush",
+}
+CACHE_HOOKS = {
+    "cache_alloc": "unmapped_pages_alloc",
+    "cache_free": "unmapped_pages_free",
+    "cache_release": "__free_unmapped_page",
+    "flush_range": "flush_tlb_kernel_range",
+    "shrink_scan": "unmapped_alloc_scan_objects",
+    "shrink_count": "unmapped_alloc_count_objects",
+    "alloc_pages": "__alloc_pages",
+}
+OPTIONAL_HOOKS = ("set_valid", "alloc_pages_count")
+
+
+def hooks(has_series: bool) -> tuple[HookStatus, ...]:
+    """As the loader reports them on a kernel with or without the unmapped cache."""
+    attached = MAP_HOOKS | (CACHE_HOOKS if has_series else {})
+    absent = [*OPTIONAL_HOOKS, *(CACHE_HOOKS.keys() - attached.keys())]
+    return (
+        *(HookStatus(name, symbol, "fentry") for name, symbol in attached.items()),
+        *(HookStatus(name, None, None, "not in this kernel") for name in sorted(absent)),
+    )
+
+
 MEAN_LATENCY_NS = {
     "cache_hit": 900,
     "cache_refill": 90_000,
@@ -335,9 +352,7 @@ class Host:
             )
             if cached
             else (),
-            hooks=tuple(
-                HookStatus(name, symbol, mechanism, "" if mechanism else "not in this kernel") for name, symbol, mechanism in HOOKS
-            ),
+            hooks=hooks(cached),
             reconcile_error_bytes=0 if exact else figures.lost * 4096,
             reconcile_error_blocks=0 if cached else None,
         )
