@@ -141,6 +141,8 @@ def test_every_hook_stands_on_its_own() -> None:
         plan = {p.hook.name: p for p in plan_hooks(without, None, lambda _: True)}
         assert plan[hook.name].mechanism == NONE
         assert plan[hook.name].reason
+        # What this kernel has nothing of is not missing.
+        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name != "CACHE_ALLOC")
         if hook.name != "CACHE_ALLOC":  # without it there is no series
             others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, "ALLOC_PAGES", "ALLOC_PAGES_COUNT"}
             assert others == set()

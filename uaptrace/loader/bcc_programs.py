@@ -67,7 +67,8 @@ def compile_and_attach(text: str, flags: Sequence[str], plan: Sequence[PlannedHo
                 called = True
                 on_split_hooks()
             if planned.mechanism == NONE or planned.symbol is None:
-                statuses.append(HookStatus(planned.hook.name.lower(), planned.symbol, None, planned.reason))
+                if planned.is_missing:
+                    statuses.append(HookStatus(planned.hook.name.lower(), planned.symbol, None, planned.reason))
                 continue
             for is_exit in (True, False) if planned.hook.has_exit else (False,):
                 # Exit first: a call that is entered before its exit is hooked would leave its context behind.

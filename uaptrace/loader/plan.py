@@ -22,6 +22,8 @@ class PlannedHook:
     mechanism: str
     """fentry (with fexit where the hook has an exit), kprobe (with kretprobe) or none."""
     reason: str = ""
+    is_missing: bool = False
+    """Something is not seen for want of it. Not so where the kernel has nothing to be seen there, or it was not asked for."""
 
 
 def wanted_symbols() -> frozenset[str]:
@@ -62,17 +64,17 @@ def _plan(
     if hook.need is Need.SERIES and not has_series:
         return PlannedHook(hook, None, NONE, "the series is not in this kernel")
     if hook.name == "ALLOC_PAGES" and page_alloc is PageAllocHook.OFF:
-        return PlannedHook(hook, None, NONE, "off by --page-alloc-hook")
+        return PlannedHook(hook, None, NONE, "off by --page-alloc-hook", is_missing=True)
     if hook.name == "ALLOC_PAGES_COUNT" and (page_alloc is not PageAllocHook.COUNT or has_series):
         return PlannedHook(hook, None, NONE, "only with --page-alloc-hook=count on a kernel without the series")
     symbol = next((s for s in hook.symbols if s in symbols), None)
     if symbol is None:
-        return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel")
+        return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)
     if attachable is not None and symbol not in attachable:
-        return PlannedHook(hook, symbol, NONE, f"{symbol}() cannot be attached to (not in available_filter_functions)")
+        return PlannedHook(hook, symbol, NONE, f"{symbol}() cannot be attached to (not in available_filter_functions)", is_missing=True)
     mechanisms = [m for m in (FENTRY, KPROBE) if m != FENTRY or has_type(symbol)]
     if forced:
         mechanisms = [m for m in mechanisms if m == forced]
     if refusals >= len(mechanisms):
-        return PlannedHook(hook, symbol, NONE, f"the kernel refused to attach to {symbol}()")
+        return PlannedHook(hook, symbol, NONE, f"the kernel refused to attach to {symbol}()", is_missing=True)
     return PlannedHook(hook, symbol, mechanisms[refusals])
