@@ -158,7 +158,7 @@ class _Facts:
 
         if isinstance(update, Start):
             self.memory_bytes = update.host.memory_bytes
-            self.buddyinfo = getattr(update, "buddyinfo", "") or getattr(update.host, "buddyinfo", "")
+            self.buddyinfo = update.host.buddyinfo
         elif isinstance(update, MapReading) and update.complete and self.levels is None:
             self.levels = update.levels.copy()
 

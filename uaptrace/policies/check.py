@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated unmapped_alloc against a kernel that has it: the same requests, and the rows of debugfs after each phase.
+"""The simulation against the kernel that was traced: the same requests must come to the same figures.
 
-Everything comes from a recording (or a live session's updates): the requests and the places of the chunks from the records,
-the rows from the readings of debugfs that were taken while nothing happened.
+unmapped_alloc against debugfs's rows on a kernel that has it, ``none`` against vmstat's split counters on one that has not.
+Everything comes from a recording (or a live session's updates): requests and places from the records, the kernel's own
+figures from the readings that were taken while nothing happened.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from uaptrace.events import Flag, Kind
-from uaptrace.model.updates import CacheReading, CountersReading, Records, Update
-from uaptrace.policies.layout import Design, RequestFlag
-from uaptrace.policies.memory import TOP_BLOCK, Memory, fresh_map
-from uaptrace.policies.requests import RequestBuilder
+from uaptrace.events import LEVEL_MASK, Flag, Kind
+from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Update
+from uaptrace.policies.layout import Count, Design, RequestFlag
+from uaptrace.policies.memory import TOP_BLOCK, Memory, fresh_map, recorded_memory
+from uaptrace.policies.requests import RequestBuilder, requests_from_updates
 from uaptrace.policies.simulation import CacheRows, Simulation
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M
+from uaptrace.units import NR_ORDERS, PAGES_PER_2M, Level
 
 MAX_TRIES: Final = 120
 
@@ -50,7 +52,15 @@ class Check:
     nr_blocks: int
     """Blocks that both handed out."""
     nr_blocks_elsewhere: int
-    """Of these, those that the kernel took from another place: it was not the one CPU, or the lists' order was not known."""
+    """Of these, those that the kernel took from another place: records are missing, or came in another order than it happened."""
+    nr_impossible: int
+    """Frees and refills of pages that the simulation had in its cache: records are missing."""
+
+    @property
+    def agrees(self) -> bool:
+        """Nothing differs, and there was something to compare."""
+        exact = all(c.differing_blocks == 0 for c in self.comparisons) and not self.nr_blocks_elsewhere and not self.nr_impossible
+        return exact and bool(self.comparisons)
 
 
 @dataclass(slots=True)
@@ -89,7 +99,7 @@ def check_unmapped_alloc(updates: Iterable[Update]) -> Check:
             else:
                 seen.marks.append((update.time_ns, len(seen.builder), rows))
     if start is None:
-        return Check((), 0, 0, 0)
+        return Check((), 0, 0, 0, 0)
     for ident, pfn, order in seen.before:
         seen.builder.allocate_before(ident, order, pfn, RequestFlag.IN_USE)
     tries = [_compare(seen, list(listed), start) for listed in _listings(blocks)]
@@ -148,7 +158,7 @@ def _compare(seen: _Seen, blocks: list[tuple[int, int]], start: CacheRows) -> Ch
     simulation.run()
     slots = simulation.state.slot
     elsewhere = sum(int(simulation.state.held[slots[ident]]) != pfn for ident, pfn in seen.allocated)
-    return Check(tuple(comparisons), len(requests) - shift, len(seen.allocated), elsewhere)
+    return Check(tuple(comparisons), len(requests) - shift, len(seen.allocated), elsewhere, simulation.count(Count.OUTSIDE))
 
 
 def _rows(reading: CacheReading | CountersReading) -> CacheRows:
@@ -162,3 +172,48 @@ def _sum(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 def _flat(rows: CacheRows) -> tuple[int, ...]:
     return (*rows.free, *rows.cached, *rows.released)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCheck:
+    """Splits that the design ``none`` comes to, and those that the kernel counted, between the first and the last quiet reading."""
+
+    nr_requests: int
+    simulated: Mapping[Level, int]
+    kernel: Mapping[Level, int]
+
+
+def check_none(updates: Iterable[Update]) -> SplitCheck | None:
+    """``none`` with the recorded map and places against vmstat's split counters; None where the recording has not both.
+
+    Only for a kernel without the series. Splits of the kernel image's own mapping, which vmstat counts too, are taken off.
+    """
+    levels: NDArray[np.uint8] | None = None
+    first: Mapping[Level, int] | None = None
+    last: Mapping[Level, int] | None = None
+    batches: list[Records] = []
+    complete = 0
+    for update in updates:
+        if isinstance(update, Records) and first is not None:
+            batches.append(Records(update.batch.copy()))
+        elif isinstance(update, MapReading) and update.complete and levels is None:
+            levels = update.levels.copy()
+        elif isinstance(update, CountersReading) and update.quiet and update.splits_total is not None and levels is not None:
+            if first is None:
+                first = update.splits_total
+            last, complete = update.splits_total, len(batches)
+    if levels is None or first is None or last is None:
+        return None
+    batches = batches[:complete]
+    requests = requests_from_updates(batches)
+    memory = recorded_memory(
+        levels, "", size_bytes=None, host_bytes=None, fragmentation=0.0, default_fragmentation=0.0, keep_map=True, seed=0
+    )
+    simulation = Simulation(Design.NONE, requests, memory, use_places=True)
+    simulation.run()
+    kernel = {level: last[level] - first[level] for level in (Level.M2, Level.G1)}
+    for batch in (records.batch for records in batches):
+        image = batch[(batch["kind"] == Kind.SPLIT) & (batch["flags"] & Flag.KERNEL_IMAGE != 0)]
+        for level in kernel:
+            kernel[level] -= int(np.count_nonzero(image["before"] & LEVEL_MASK == level))
+    return SplitCheck(len(requests), {Level.M2: simulation.count(Count.SPLIT_2M), Level.G1: simulation.count(Count.SPLIT_1G)}, kernel)

@@ -64,6 +64,8 @@ cdef void _cache_add(Engine s, int64_t page, int64_t order) noexcept
 cdef void _cache_remove(Engine s, int64_t page) noexcept
 @cython.locals(buddy=int64_t)
 cdef void _cache_free(Engine s, int64_t page, int64_t order) noexcept
+@cython.locals(inside=int64_t, larger=int64_t)
+cdef bint _cache_has(Engine s, int64_t page, int64_t order) noexcept
 @cython.locals(current=int64_t, high=int64_t, nr_pages=int64_t, page=int64_t)
 cdef int64_t _cache_smallest(Engine s, int64_t order) noexcept
 @cython.locals(chunk=int64_t, page=int64_t, queue=int64_t)

@@ -455,6 +455,17 @@ def _cache_free(s: Engine, page: int, order: int) -> None:
     _cache_add(s, page, order)
 
 
+def _cache_has(s: Engine, page: int, order: int) -> bool:
+    """Whether any page of a block is free in the cache: true only where recorded places do not fit the requests."""
+    for larger in range(_NR_ORDERS):
+        if s.corder[page & ~((1 << larger) - 1)] >= larger:
+            return True
+    inside = page + 1
+    while inside < page + (1 << order) and s.corder[inside] < 0:
+        inside += 1
+    return inside < page + (1 << order)
+
+
 def _cache_smallest(s: Engine, order: int) -> int:
     """Split the smallest block that is large enough; the lowest part is handed out, -1: there is none."""
     nr_pages = s.nr_pages
@@ -486,6 +497,9 @@ def _cache_refill(s: Engine, order: int, published: bool) -> bool:
             if page >= 0:
                 break
     if page < 0 or chunk < order:
+        return False
+    if s.nr_refills > 0 and _cache_has(s, page, chunk):
+        s.counts[_C_OUTSIDE] += 1
         return False
     if chunk < _PMD:
         s.counts[_C_FALLBACKS] += 1
@@ -829,7 +843,10 @@ def _free(s: Engine, design: int, ident: int, owner: int) -> None:
         for i in range(nr_pages):
             _put_page(s, design, owner, s.held[slot + i])
     elif design in (_INTENDED, _PUBLISHED):
-        _cache_free(s, page, order)
+        if s.nr_refills > 0 and _cache_has(s, page, order):
+            s.counts[_C_OUTSIDE] += 1
+        else:
+            _cache_free(s, page, order)
     else:
         _default_pages(s, page, nr_pages)
         if how == _HELD_BLOCK:

@@ -85,7 +85,7 @@ class Count(IntEnum):
     SHRINK_RELEASED = 20
     CHANGED_PAGES_NOW = 21
     OUTSIDE = 22
-    """Requests about memory that the model does not have, or about blocks it does not know: left out."""
+    """Requests about memory that the model does not have, or that contradict recorded places: left out."""
     REFILL_QUEUE = 23
     """Next entry of the given placements of refills."""
     CMA_FIRST = 24

@@ -151,13 +151,13 @@ def as_table(answer: WhatIf) -> str:
         )
     lines += [
         "",
-        "                             kept free  direct-map         TLB   exposed      not",
-        "design                         at peak       calls     flushes     pages   served",
+        "                            kept free  direct-map         TLB   exposed      not",
+        "design                        at peak       calls     flushes     pages   served",
     ]
     for o in answer.outcomes:
         c = o.counts
         lines.append(
-            f"{TITLES[o.design]:<25}{format_bytes(o.cache_bytes_peak):>13}{c[Count.OPERATIONS]:>12}{c[Count.TLB_FLUSHES]:>12}"
+            f"{TITLES[o.design]:<25}{format_bytes(o.cache_bytes_peak):>12}{c[Count.OPERATIONS]:>12}{c[Count.TLB_FLUSHES]:>12}"
             f"{c[Count.EXPOSED_PAGES]:>10}{c[Count.FAILED]:>9}"
         )
     notes = _notes(answer)
@@ -175,6 +175,11 @@ def _notes(answer: WhatIf) -> list[str]:
     if any(c[Count.EXPOSED_PAGES] for c in by_design.values()):
         notes.append("exposed: handed out while still in the direct map, to requests that need them absent.")
     published = by_design.get(Design.UNMAPPED_ALLOC_PUBLISHED)
+    if published:
+        notes.append(
+            "unmapped_alloc, published: as in a kernel with LOCKDEP; "
+            "without it the request's flag is lost, and nothing is grouped or unmapped."
+        )
     if published and published[Count.CAPTURED_PAGES]:
         notes.append(
             f"unmapped_alloc as published took {published[Count.CAPTURED_PAGES]} ordinary pages into its cache when they were freed."

@@ -291,6 +291,7 @@ class LiveSource:
             paging_levels=loaded.constants.levels,
             has_series=loaded.has_series,
             kfence=kfence,
+            buddyinfo=(self._root / "proc/buddyinfo").read_text(),
         )
 
     def _cgroup_root(self) -> Path | None:
