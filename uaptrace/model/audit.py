@@ -29,6 +29,8 @@ from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
 NR_INVARIANTS: Final = 11
 MAX_FIRST: Final = 16
 GRACE_NS: Final = 3_000_000_000
+SUSPECT_NS: Final = 500_000_000
+"""How long a pageblock's bit must have been seen set, with nothing of the block in the cache, before that is a finding."""
 REQUEST_TIMEOUT_NS: Final = 5_000_000_000
 _MAX_ERRORS_PER_TASK: Final = 64
 _ANY_RELEASE_PAGES: Final = 1 << 10
@@ -124,7 +126,7 @@ class Audit:
         """Requests that are late, by tid: taken back when their allocation comes after all."""
         self._errors: dict[int, list[_Error]] = {}
         self._largest_release: dict[int, int] = {}
-        self._suspects: dict[int, int] = {}
+        self._suspects: dict[int, tuple[int, int]] = {}
         """Regions whose pageblock bit was found set while no page was the cache's: in how many readings in a row."""
         self._accused: set[int] = set()
         self._excess_before = False
@@ -398,8 +400,11 @@ class Audit:
                 continue
             # Once, and it may be about to be cleared. Twice without a record of the region in between, and it stands, unless a
             # record is still in the ring: those are known to have been taken in at a quiet reading, or by the next one.
-            times = self._suspects[region] = self._suspects.get(region, 0) + 1
-            if region not in self._accused and times >= (2 if quiet else 3):
+            times, first_ns = self._suspects.get(region, (0, time_ns))
+            times += 1
+            self._suspects[region] = (times, first_ns)
+            # No call takes that long; one that was interrupted on its way may well outlast two readings in a row.
+            if region not in self._accused and times >= (2 if quiet else 3) and time_ns - first_ns >= SUSPECT_NS:
                 self._accused.add(region)
                 self._check(6, 1)
                 seen = f"the bit is set, {times} times in a row"
