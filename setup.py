@@ -14,7 +14,7 @@ except ImportError:  # installed with --no-build-isolation and without Cython
     extensions = []
 else:
     extensions = cythonize(
-        [Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"], optional=True)],
+        [Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"])],
         build_dir="build",
         compiler_directives={
             "language_level": 3,
@@ -25,5 +25,8 @@ else:
             "annotation_typing": False,
         },
     )
+
+for extension in extensions:
+    extension.optional = True  # cythonize() would drop it
 
 setup(ext_modules=extensions)
