@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What the virtual environment and the tests take from the distribution. bcc is seen only by the distribution's own interpreter.
-PACKAGES := python3-bpfcc python3-venv libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus chromium nodejs npm optipng
+PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus chromium nodejs npm optipng
 
 KERNEL ?= patched
 ONCE ?=
@@ -18,7 +18,7 @@ setup: $(VENV)/.ready
 # The interpreter of the virtual environment must be the distribution's: see design decision "Where bcc comes from".
 $(VENV)/.ready: setup.cfg pyproject.toml
 	@echo "setting up $(VENV): this takes a few minutes the first time" >&2
-	@.ci/packages python3-bpfcc python3-venv libbpf1 >&2
+	@.ci/packages python3-bpfcc python3-venv python3-dev gcc libbpf1 >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV) >&2
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test]' >&2
 	@touch $@
