@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,15 @@ def run(request: pytest.FixtureRequest) -> Run:
     return boot_row(request.param)
 
 
+@pytest.fixture(scope="session")
+def full() -> Run:
+    """The row in which everything is tried: the faults, the small ring, the commands."""
+    return boot_row(next(row for row in ROWS if "--faults" in row.extra))
+
+
+@cache
 def boot_row(row: Row) -> Run:
+    """Boot once, however many ask."""
     # Below the checkout: the guest may write there.
     folder = TOP / "build" / "vm" / row.name
     folder.mkdir(parents=True, exist_ok=True)

@@ -201,14 +201,6 @@ def test_the_simulation_is_the_kernel(run: Run) -> None:
         assert splits.simulated == splits.kernel
 
 
-@pytest.fixture
-def full(run: Run) -> Run:
-    """The row in which everything is tried."""
-    if "--faults" not in run.row.extra:
-        pytest.skip("tried in the patched 5-level row, whose kernel has the fault switches: make test")
-    return run
-
-
 def test_each_fault_is_found_with_the_right_invariant(full: Run) -> None:
     expected = {1: {2, 3}, 2: {8}, 4: {6}, 8: {4}, 0x10: set(), 0x20: {9}, 0x40: {1}, 0x84: {7}}
     found = {fault["bit"]: fault for fault in full.result["faults"]}
