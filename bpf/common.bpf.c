@@ -60,7 +60,8 @@ struct uap_context {
 	u8 flushed;
 	u8 flush_covers;
 	u8 in_shrink;
-	u8 pad[7];
+	u8 rolled_back;		/* pages of the refill were made present again: it is being undone */
+	u8 pad[6];
 };
 
 BPF_RINGBUF_OUTPUT(ring, UAP_RING_PAGES);

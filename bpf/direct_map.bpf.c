@@ -19,6 +19,8 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 	c->map_nr = nr;
 	c->map_flags = flags;
 	c->map_before = mapping_of(direct_address(pfn));
+	if (c->in_cache && (flags & UAP_F_DEFAULT))
+		c->rolled_back = 1;
 	if (c->in_cache && (flags & UAP_F_INVALID)) {
 		if (!c->nr_invalid) {
 			c->refill_pfn = pfn;

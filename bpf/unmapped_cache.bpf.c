@@ -109,6 +109,7 @@ static __always_inline int cache_alloc_enter(u32 gfp, u32 order)
 	c->refill_pfn = 0;
 	c->flushed = 0;
 	c->flush_covers = 0;
+	c->rolled_back = 0;
 	return 0;
 }
 
@@ -208,6 +209,9 @@ static __always_inline int flush_range_enter(void *ctx, u64 start, u64 end)
 	}
 	if (c->nr_invalid < 1U << order)
 		flags |= UAP_F_REFILL_PARTIAL;
+	/* After an error the refill may be on its way back: what becomes of it shows when the call returns. */
+	if (c->rolled_back || c->nr_failed)
+		return 0;
 	block_state(c->refill_pfn, order, 2, &state);
 	if (state.nr_present)
 		stack = send_stack(ctx, 1);
