@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -35,21 +35,25 @@ START_LIMIT_S = 120.0
 
 
 @contextmanager
-def _served(recording: Path, address: str, directory: Path) -> Iterator[None]:
-    """An endpoint that plays a recording from the moment at which it answers."""
-    ready = directory / f"{recording.stem}.ready"
-    command = [sys.executable, "-m", "uaptrace", "serve", "--replay", str(recording), "--speed", "1"]
-    process = subprocess.Popen([*command, "--listen", address, "--ready-file", str(ready)])
+def _served(addresses: Mapping[Path, str], directory: Path) -> Iterator[None]:
+    """Endpoints that play recordings, all of them from about the moment at which the block begins."""
+    processes = {}
     try:
+        for recording, address in addresses.items():
+            command = [sys.executable, "-m", "uaptrace", "serve", "--replay", str(recording), "--speed", "1"]
+            ready = directory / f"{recording.stem}.ready"
+            processes[ready] = subprocess.Popen([*command, "--listen", address, "--ready-file", str(ready)])
         limit = time.monotonic() + START_LIMIT_S
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > limit:
-                raise RuntimeError(f"uaptrace serve --replay {recording} did not start")
+        while not all(ready.exists() for ready in processes):
+            if time.monotonic() > limit or any(process.poll() is not None for process in processes.values()):
+                raise RuntimeError(f"uaptrace serve --replay did not start for all of {[str(path) for path in addresses]}")
             time.sleep(0.05)
         yield
     finally:
-        process.terminate()
-        process.wait(30)
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait(30)
 
 
 def seconds_of(recording: Path) -> float:
@@ -93,12 +97,12 @@ def replay(recordings: Sequence[Path], seconds: float, host: str, out: Path) -> 
     """Pictures from recordings, each a host with the name of its file."""
     with tempfile.TemporaryDirectory(prefix="uaptrace-pictures-") as temporary, ExitStack() as stack:
         directory = Path(temporary)
-        addresses = {path.stem: f"127.0.0.1:{prometheus.free_port()}" for path in recordings}
+        addresses = {path: f"127.0.0.1:{prometheus.free_port()}" for path in recordings}
         # Prometheus is there first, so that it sees the recordings from their beginning.
-        server = stack.enter_context(prometheus.running(directory, addresses))
+        scraped = {path.stem: address for path, address in addresses.items()}
+        server = stack.enter_context(prometheus.running(directory, scraped))
+        stack.enter_context(_served(addresses, directory))
         begin_s = time.time()
-        for recording in recordings:
-            stack.enter_context(_served(recording, addresses[recording.stem], directory))
         time.sleep(seconds)
         return draw(server, begin_s, time.time(), 1, host, out)
 
