@@ -16,9 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.process_collector import ProcessCollector
 
-from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness
+from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
 from uaptrace.model.snapshot import Cause, Exactness, Histogram, HookStatus, InvariantRow, Loss, Snapshot
+from uaptrace.model.state import KernelState
+from uaptrace.model.updates import MapReading
 from uaptrace.units import LEVELS, NR_ORDERS, Level
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -349,3 +351,22 @@ def test_the_names_of_hooks_are_those_of_the_loader() -> None:
 
     assert {name for names in _WATCHERS.values() for name in names} <= {hook.name.lower() for hook in HOOKS}
     assert len(HOOKS) <= LARGEST_NR_HOOKS
+
+
+def test_before_the_page_tables_were_read_the_direct_map_is_absent_not_small() -> None:
+    """Records that came before the baseline tell of a few pages: that is not the direct map."""
+    from pathlib import Path
+
+    from uaptrace.recording import read_updates
+
+    state = KernelState()
+    recording = Path(__file__).parents[1] / "data" / "debian-6.1.uaptrace"
+    for update in read_updates(recording):
+        if isinstance(update, MapReading):
+            break
+        state.update(update)
+    names = {family.name for family in snapshot_families(state.snapshot(0, 0.0))}
+    assert "uaptrace_direct_map_bytes" not in names
+    assert "uaptrace_state_exact" in names
+    state.update(update)
+    assert "uaptrace_direct_map_bytes" in {family.name for family in snapshot_families(state.snapshot(0, 0.0))}

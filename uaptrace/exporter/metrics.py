@@ -73,7 +73,8 @@ def readiness(snapshot: Snapshot | None) -> str | None:
 
 def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     """All metric families that show the traced host. Families whose figures are not known do not appear."""
-    yield from _direct_map(snapshot.direct_map)
+    if snapshot.direct_map.is_read:
+        yield from _direct_map(snapshot.direct_map)
     blind = blind_spots(snapshot.hooks)
     yield from _splits(snapshot.splits, blind)
     yield from _operations(snapshot, blind)

@@ -135,6 +135,8 @@ class DirectMapView:
     """Longest run of present 2M and 1G mappings."""
     kernel_bytes: Mapping[Level, int] | None = None
     """/proc/meminfo's DirectMap4k, 2M, 1G, which count granularity, not presence (contract, section 3)."""
+    is_read: bool = True
+    """False before the page tables were read: the figures are then only what records told of so far."""
 
     @property
     def absent_bytes(self) -> int:

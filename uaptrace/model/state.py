@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -295,7 +296,7 @@ class KernelState:
             host=self._start.host,
             exactness=Exactness(not reasons, tuple(reasons), self._last_exact_ns, self._nr_map_readings),
             loss=self._loss_view(),
-            direct_map=self.direct_map.view(kernel_bytes),
+            direct_map=replace(self.direct_map.view(kernel_bytes), is_read=self.direct_map.is_read),
             splits=SplitsView(
                 by_cause=self._ledger.by_cause(self._names),
                 unexplained=dict(self._splits.unexplained),
