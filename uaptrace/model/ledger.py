@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from uaptrace.events import LEVEL_MASK
 from uaptrace.units import Level
 
 from .codes import FlagCode, KindCode
-from .columns import Columns, stable_order
+from .columns import Columns, Ints, stable_order
 from .names import Names
+from .region_pages import grown
 from .snapshot import Cause, SplitRow
 
 MAX_GROUPS: Final = 4096
@@ -36,12 +36,13 @@ class _Key(NamedTuple):
     in_cache: bool
 
 
-@dataclass(slots=True)
-class _Group:
-    count: int = 0
-    first_time_ns: int = 0
-    last_time_ns: int = 0
-    pfns: list[int] = field(default_factory=list)
+class _Deciding(NamedTuple):
+    """What decides the cause of a split."""
+
+    level: int
+    is_self: bool
+    in_cache: bool
+    stack_id: int
 
 
 class Ledger:
@@ -49,7 +50,15 @@ class Ledger:
 
     def __init__(self, self_tgids: frozenset[int] = frozenset()) -> None:
         self._self_tgids = self_tgids
-        self._groups: dict[_Key, _Group] = {}
+        # Column by column, so that thousands of groups are summed and compared at once.
+        self._number: dict[_Key, int] = {}
+        self._count: Ints = np.zeros(0, np.int64)
+        self._first_ns: Ints = np.zeros(0, np.int64)
+        self._last_ns: Ints = np.zeros(0, np.int64)
+        self._pfns: list[list[int]] = []
+        # Thousands of groups share few causes: what decides the cause, and which of them each group has.
+        self._deciding: dict[_Deciding, int] = {}
+        self._decided_by: Ints = np.zeros(0, np.int64)
         self.other_mappings = 0
         """Splits outside the direct map and the kernel image."""
         self.counted = {Level.M2: 0, Level.G1: 0}
@@ -88,90 +97,94 @@ class Ledger:
             heads = _starts(keys)
         ends = np.append(heads[1:], len(index))
         pfn, time_ns = columns.of("pfn", index), columns.of("time_ns", index)
-        first_ns = np.minimum.reduceat(time_ns, heads).tolist()
-        last_ns = np.maximum.reduceat(time_ns, heads).tolist()
         values = [key[heads].tolist() for key in keys]
-        for start, end, first, last, lv, tgid, cgroup_id, stack_id, in_cache in zip(
-            heads.tolist(), ends.tolist(), first_ns, last_ns, *values, strict=True
-        ):
-            group = self._group(_Key(lv, tgid, cgroup_id, stack_id, bool(in_cache)))
-            if group.count == 0 or first < group.first_time_ns:
-                group.first_time_ns = first
-            group.count += end - start
-            if last > group.last_time_ns:
-                group.last_time_ns = last
-            if len(group.pfns) < PFNS_PER_GROUP:
-                group.pfns += pfn[start : min(end, start + PFNS_PER_GROUP - len(group.pfns))].tolist()
+        numbers = []
+        for start, end, lv, tgid, cgroup_id, stack_id, in_cache in zip(heads.tolist(), ends.tolist(), *values, strict=True):
+            number = self._group(_Key(lv, tgid, cgroup_id, stack_id, bool(in_cache)))
+            numbers.append(number)
+            pfns = self._pfns[number]
+            if len(pfns) < PFNS_PER_GROUP:
+                pfns += pfn[start : min(end, start + PFNS_PER_GROUP - len(pfns))].tolist()
+        np.add.at(self._count, numbers, ends - heads)
+        np.minimum.at(self._first_ns, numbers, np.minimum.reduceat(time_ns, heads))
+        np.maximum.at(self._last_ns, numbers, np.maximum.reduceat(time_ns, heads))
 
-    def _group(self, key: _Key) -> _Group:
-        group = self._groups.get(key)
-        if group is None:
-            if len(self._groups) >= MAX_GROUPS:
-                # Full: what is kept of further groups is what decides the cause, and in the end only the level.
-                key = _Key(
-                    key.level, min(self._self_tgids, default=0) if key.tgid in self._self_tgids else 0, 0, key.stack_id, key.in_cache
-                )
-                if key not in self._groups and len(self._groups) >= 2 * MAX_GROUPS:
-                    key = _Key(key.level, key.tgid, 0, 0, key.in_cache)
-            group = self._groups.setdefault(key, _Group())
-        return group
-
-    def _cause(self, key: _Key, names: Names) -> Cause:
-        return self._cause_of(key.tgid in self._self_tgids, key.in_cache, key.stack_id, names)
+    def _group(self, key: _Key) -> int:
+        """The number of the key's group, which is made where there is none."""
+        number = self._number.get(key)
+        if number is not None:
+            return number
+        if len(self._number) >= MAX_GROUPS:
+            # Full: what is kept of further groups is what decides the cause, and in the end only the level.
+            key = _Key(key.level, min(self._self_tgids, default=0) if key.tgid in self._self_tgids else 0, 0, key.stack_id, key.in_cache)
+            if key not in self._number and len(self._number) >= 2 * MAX_GROUPS:
+                key = _Key(key.level, key.tgid, 0, 0, key.in_cache)
+            if key in self._number:
+                return self._number[key]
+        number = self._number[key] = len(self._pfns)
+        self._pfns.append([])
+        if number >= len(self._count):
+            room = max(64, 2 * number)
+            self._count, self._last_ns, self._decided_by = (grown(a, room) for a in (self._count, self._last_ns, self._decided_by))
+            self._first_ns = grown(self._first_ns, room)
+            self._first_ns[number:] = np.iinfo(np.int64).max
+        deciding = _Deciding(key.level, key.tgid in self._self_tgids, key.in_cache, key.stack_id)
+        self._decided_by[number] = self._deciding.setdefault(deciding, len(self._deciding))
+        return number
 
     @staticmethod
-    def _cause_of(is_self: bool, in_cache: bool, stack_id: int, names: Names) -> Cause:
-        if is_self:
+    def _cause(deciding: _Deciding, names: Names) -> Cause:
+        if deciding.is_self:
             return Cause.SELF
-        return Cause.UNMAPPED_ALLOC if in_cache else names.cause(stack_id)
+        return Cause.UNMAPPED_ALLOC if deciding.in_cache else names.cause(deciding.stack_id)
 
     def by_cause(self, names: Names) -> dict[tuple[Level, Cause], int]:
         """Splits by what was split and why, zeros included."""
         sums = {(level, cause): 0 for level in (Level.M2, Level.G1) for cause in Cause}
-        # Thousands of groups share few causes: gather first what decides the cause.
-        alike: dict[tuple[int, bool, bool, int], int] = {}
-        for (level, tgid, _, stack_id, in_cache), group in self._groups.items():
-            same = (level, tgid in self._self_tgids, in_cache, stack_id)
-            alike[same] = alike.get(same, 0) + group.count
-        for (level, is_self, in_cache, stack_id), count in alike.items():
-            sums[Level(level), self._cause_of(is_self, in_cache, stack_id, names)] += count
+        counts = np.zeros(len(self._deciding), np.int64)
+        nr_groups = len(self._pfns)
+        np.add.at(counts, self._decided_by[:nr_groups], self._count[:nr_groups])
+        for deciding, count in zip(self._deciding, counts.tolist(), strict=True):
+            sums[Level(deciding.level), self._cause(deciding, names)] += count
         return sums
 
     def by_process(self) -> Tally[int]:
         """Splits by tgid."""
         sums: Tally[int] = Tally()
-        for key, group in self._groups.items():
-            sums[key.tgid] += group.count
+        for key, count in zip(self._number, self._count.tolist(), strict=False):
+            sums[key.tgid] += count
         return sums
 
     def rows(self, names: Names) -> tuple[SplitRow, ...]:
         """The largest groups first, at most MAX_ROWS."""
-        groups = list(self._groups.items())
-        if len(groups) > MAX_ROWS:
+        nr_groups = len(self._pfns)
+        counts, firsts = self._count[:nr_groups], self._first_ns[:nr_groups]
+        shown = np.arange(nr_groups)
+        if nr_groups > MAX_ROWS:
             # Only those that can be among the rows are worth the full comparison.
-            counts = np.fromiter((group.count for _, group in groups), np.int64, len(groups))
-            firsts = np.fromiter((group.first_time_ns for _, group in groups), np.int64, len(groups))
-            order = np.lexsort((firsts, -counts))
-            last = order[MAX_ROWS - 1]
-            possible = (counts > counts[last]) | ((counts == counts[last]) & (firsts <= firsts[last]))
-            groups = [groups[i] for i in np.flatnonzero(possible).tolist()]
-        largest = sorted(groups, key=lambda item: (-item[1].count, item[1].first_time_ns, item[1].pfns))[:MAX_ROWS]
+            last = np.lexsort((firsts, -counts))[MAX_ROWS - 1]
+            shown = np.flatnonzero((counts > counts[last]) | ((counts == counts[last]) & (firsts <= firsts[last])))
+        keys, deciding = list(self._number), list(self._deciding)
+        largest = sorted(
+            zip(counts[shown].tolist(), firsts[shown].tolist(), shown.tolist(), strict=True),
+            key=lambda group: (-group[0], group[1], self._pfns[group[2]]),
+        )[:MAX_ROWS]
         return tuple(
             SplitRow(
-                level=Level(key.level),
-                cause=self._cause(key, names),
-                tgid=key.tgid,
-                comm=names.comm(key.tgid),
-                cgroup_id=key.cgroup_id,
-                cgroup=names.cgroup(key.cgroup_id),
-                stack_id=key.stack_id,
-                stack=names.stack(key.stack_id),
-                count=group.count,
-                first_time_ns=group.first_time_ns,
-                last_time_ns=group.last_time_ns,
-                pfns=tuple(group.pfns),
+                level=Level(keys[number].level),
+                cause=self._cause(deciding[self._decided_by[number]], names),
+                tgid=keys[number].tgid,
+                comm=names.comm(keys[number].tgid),
+                cgroup_id=keys[number].cgroup_id,
+                cgroup=names.cgroup(keys[number].cgroup_id),
+                stack_id=keys[number].stack_id,
+                stack=names.stack(keys[number].stack_id),
+                count=count,
+                first_time_ns=first,
+                last_time_ns=int(self._last_ns[number]),
+                pfns=tuple(self._pfns[number]),
             )
-            for key, group in largest
+            for count, first, number in largest
         )
 
 
