@@ -465,16 +465,21 @@ class DirectMap:
             self._slot_present[whole] = 0
 
     def _sum(self) -> MapFigures:
-        used = np.flatnonzero(self.rows.region_of[: self.rows.nr_slots] >= 0)[1:]  # slot 0 is nobody's
-        absent = int(self._slot_absent[used].sum(dtype=np.int64))
-        present = int(self._slot_present[used].sum(dtype=np.int64))
+        n = self.rows.nr_slots
+        absent_by_slot, present_by_slot = self._slot_absent[1:n], self._slot_present[1:n]  # slot 0 is nobody's
+        used = self.rows.region_of[1:n] >= 0
+        nr_used = int(np.count_nonzero(used))
+        if nr_used < len(used):
+            absent_by_slot, present_by_slot = absent_by_slot[used], present_by_slot[used]
+        absent = int(absent_by_slot.sum(dtype=np.int64))
+        present = int(present_by_slot.sum(dtype=np.int64))
         nr_k4 = int(np.count_nonzero(self.levels == _K4))
         nr = {code: int(np.count_nonzero(self.levels == code)) for code in (_M2, _G1, _M2 | LARGE_ABSENT, _G1 | LARGE_ABSENT)}
         large_absent = nr[_M2 | LARGE_ABSENT] + nr[_G1 | LARGE_ABSENT]
         stranded = (self.levels == _K4) & (self.rows.slot == 0) & (self._was_split | self._was_absent)
         return MapFigures(
             present_pages={
-                Level.K4: present + (nr_k4 - len(used)) * PAGES_PER_2M,
+                Level.K4: present + (nr_k4 - nr_used) * PAGES_PER_2M,
                 Level.M2: nr[_M2] * PAGES_PER_2M,
                 Level.G1: nr[_G1] * PAGES_PER_2M,
             },
@@ -483,7 +488,7 @@ class DirectMap:
                 Level.M2: nr[_M2 | LARGE_ABSENT] * PAGES_PER_2M,
                 Level.G1: nr[_G1 | LARGE_ABSENT] * PAGES_PER_2M,
             },
-            nr_regions_touched=int(np.count_nonzero(self._slot_absent[used])) + large_absent,
+            nr_regions_touched=int(np.count_nonzero(absent_by_slot)) + large_absent,
             nr_regions_split=nr_k4,
             nr_regions_stranded=int(np.count_nonzero(stranded)),
             largest_intact_regions=_longest_run((self.levels == _M2) | (self.levels == _G1)),
