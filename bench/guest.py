@@ -82,6 +82,13 @@ def daemon_rows(lines: list[dict[str, Any]]) -> list[Row]:
             one("startup.first_event_s", line["first_event_s"], "s", EVENT_GOAL, f"{emulated}; {steps}".strip("; "))
             one("startup.baseline_s", line["baseline_s"], "s", BASELINE_GOAL, emulated)
         elif line["part"] == "idle":
+            if "ready_s" in line:
+                one(
+                    "startup.serve_ready_s",
+                    line["ready_s"],
+                    "s",
+                    note=f"uaptrace serve: exact baseline, and the endpoint answers; {emulated}",
+                )
             one("idle.cpu_percent", line["cpu_percent"], "% of a core", IDLE_GOAL, f"over {line['seconds']:.0f} s {emulated}".strip())
             one("idle.wakeups_per_s", line["wakeups_per_s"], "1/s")
             one(

@@ -108,6 +108,7 @@ def idle(folder: Path, seconds: float) -> None:
                 say("idle", error=server.stderr.read()[-500:])
                 return
             time.sleep(0.1)
+        ready_s = time.monotonic() - spawned
         time.sleep(10)
         status = Path(f"/proc/{server.pid}/status").read_text().splitlines()
         rss_kib = {line.split(":")[0]: int(line.split()[1]) for line in status if line.startswith(("VmRSS", "RssFile", "RssAnon"))}
@@ -118,6 +119,7 @@ def idle(folder: Path, seconds: float) -> None:
         cpu_after, sleeps_after = process_figures(server.pid)
         say(
             "idle",
+            ready_s=ready_s,
             cpu_percent=100 * (cpu_after - cpu) / span,
             wakeups_per_s=(sleeps_after - sleeps) / span,
             seconds=span,
