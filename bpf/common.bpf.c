@@ -8,7 +8,7 @@
  *   UAP_PHYS_BASE UAP_KERNEL_IMAGE UAP_GFP_UNMAPPED
  *   UAP_CPA_VADDR UAP_CPA_PGD UAP_CPA_MASK_SET UAP_CPA_MASK_CLR UAP_CPA_NUMPAGES UAP_CPA_CURPAGE UAP_CPA_FLAGS UAP_CPA_PAGES
  *   UAP_SHRINK_NR_TO_SCAN
- * and UAP_HOOK_<NAME> as FENTRY or KPROBE for each hook that is to be attached.
+ * and UAP_HOOK_<NAME> as FENTRY, KPROBE or TRACEPOINT for each hook that is to be attached.
  */
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
@@ -39,6 +39,7 @@ struct uap_context {
 	u64 cpa_start_ns;
 	u64 cache_start_ns;	/* unmapped_pages_alloc() */
 	u64 refill_pfn;
+	u64 attempt_page;	/* what the page allocator gave, where that is seen */
 	u64 free_start_ns;	/* unmapped_pages_free() */
 	u64 shrink_start_ns;
 	u32 map_nr;
@@ -52,8 +53,8 @@ struct uap_context {
 	u8 cpa_depth;
 	u8 in_cache;
 	u8 order;
-	u8 attempts;		/* nested requests to the page allocator */
-	u8 first_attempt_order;
+	u8 attempted;		/* a refill's own request to the page allocator was seen */
+	u8 failed_attempts;
 	u8 attempt_order;
 	u8 refill_order;
 	u8 refill_sent;
@@ -281,7 +282,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 
 /*
  * Hooks. A subject says ENTER(NAME, call) and EXIT(NAME, number of arguments, call) once; the loader defines
- * UAP_HOOK_NAME as FENTRY, KPROBE or NONE and UAP_SYMBOL_NAME as the function, and the wrapper follows from that.
+ * UAP_HOOK_NAME as FENTRY, KPROBE, TRACEPOINT or NONE and UAP_SYMBOL_NAME as the function, and the wrapper follows from that.
  * In the call, ARG(i), SCALAR(i) and RET are the arguments and the return value, however the hook is attached.
  */
 #define UAP_VIA_FENTRY 1
@@ -313,6 +314,9 @@ static __always_inline u64 raw_argument(void *ctx, u32 i)
 	int UAP_CAT(kfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; return call; }
 #define UAP_EXIT_FENTRY(name, symbol, nr, call) \
 	int UAP_CAT(kretfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; const u32 nr_arguments = nr; return call; }
+/* Arguments of a raw tracepoint lie as those of a traced function do. */
+#define UAP_ENTER_TRACEPOINT(name, symbol, call) \
+	int enter_##name(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; return call; }
 #define UAP_ENTER_KPROBE(name, symbol, call) \
 	int enter_##name(struct pt_regs *ctx) { const int via = UAP_VIA_KPROBE; return call; }
 #define UAP_EXIT_KPROBE(name, symbol, nr, call) \

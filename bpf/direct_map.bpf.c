@@ -26,7 +26,7 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 			c->refill_pfn = pfn;
 			c->refill_order = c->attempt_order;
 			/* Before anything is unmapped: nobody else can have a page of the chunk yet. */
-			if (c->attempts)
+			if (c->attempted && (!c->attempt_page || c->attempt_page == page))
 				send_refill(c, pfn, c->attempt_order, 0);
 		}
 		c->nr_invalid += nr;

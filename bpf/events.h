@@ -80,7 +80,7 @@ enum uap_flag {
 	UAP_F_OTHER_MAPPING = 512,	/* SPLIT: elsewhere (vmalloc, modules); vmstat does not count it */
 	UAP_F_KERNEL_THREAD = 1024,
 	UAP_F_VALID_NR = 2048,	/* SET_DIRECT_MAP: by set_direct_map_valid_noflush() */
-	UAP_F_ORDER_GUESSED = 4096,	/* REFILL: order from the unmapped range, since __alloc_pages is not hooked */
+	UAP_F_ORDER_GUESSED = 4096,	/* REFILL: order from the unmapped range: the request for it was not seen */
 	UAP_F_REFILL_PARTIAL = 8192,	/* REFILLED, ALLOC: fewer set_direct_map calls than the chunk has pages */
 };
 

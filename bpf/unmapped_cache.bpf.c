@@ -7,7 +7,6 @@
 static __always_inline void send_refill(struct uap_context *c, u64 pfn, u32 order, u32 flags)
 {
 	struct uap_record *r;
-	u32 failed = c->attempts ? c->attempts - 1 : 0;
 
 	c->refill_sent = 1;
 	c->refill_order = order;
@@ -16,7 +15,7 @@ static __always_inline void send_refill(struct uap_context *c, u64 pfn, u32 orde
 	add(UAP_C_PAGES_REFILLED, 1ULL << (order & 15));
 	if (order < UAP_NR_ORDERS)
 		add(UAP_C_REFILL_ORDER + order, 1);
-	if (failed)
+	if (order < UAP_FIRST_REFILL_ORDER)
 		add(UAP_C_CACHE_REFILL_FALLBACK, 1);
 	r = begin_record(UAP_REFILL);
 	if (!r)
@@ -24,7 +23,7 @@ static __always_inline void send_refill(struct uap_context *c, u64 pfn, u32 orde
 	r->pfn = pfn;
 	r->order = order;
 	r->nr_pages = 1U << (order & 15);
-	r->aux = failed;
+	r->aux = c->failed_attempts;
 	r->flags = flags;
 	submit(r, UAP_REFILL);
 }
@@ -41,27 +40,37 @@ static __always_inline u32 log2_of(u32 nr)
 }
 
 /*
- * Every page allocation of the host passes here. Without the flag: the test, and one load that tells whether any
- * task is inside the cache at all (a refill's own request has no flag, so the flag alone cannot find it).
+ * A request of the page allocator that has no flag: is it the refill's own? That one has no flag either, so the flag
+ * alone cannot find it. One load tells whether any task is inside the cache at all; only then is the task looked up.
  */
+static __always_inline struct uap_context *refilling(u32 gfp)
+{
+	struct uap_context *c;
+	u32 zero = 0;
+	u64 *active = nr_in_cache.lookup(&zero);
+
+	if (!active || !*active)
+		return 0;
+	c = find_context();
+	/* Same context and not an interrupt's request: those may neither do I/O nor enter a file system. */
+	if (!c || !c->in_cache || c->nr_invalid || ((gfp ^ c->gfp) & UAP_GFP_IO_FS))
+		return 0;
+	return c;
+}
+
+/* What is asked for: every page allocation of the host passes here. */
 static __always_inline int alloc_pages_enter(u32 gfp, u32 order)
 {
 	struct uap_context *c;
 	struct uap_record *r;
-	u32 zero = 0;
-	u64 *active;
 
 	if (!(gfp & UAP_GFP_UNMAPPED)) {
-		active = nr_in_cache.lookup(&zero);
-		if (!active || !*active)
+		c = refilling(gfp);
+		if (!c)
 			return 0;
-		c = find_context();
-		/* Same context and not an interrupt's request: those may neither do I/O nor enter a file system. */
-		if (!c || !c->in_cache || c->nr_invalid || ((gfp ^ c->gfp) & UAP_GFP_IO_FS))
-			return 0;
-		if (!c->attempts)
-			c->first_attempt_order = order;
-		c->attempts++;
+		if (c->attempted)
+			c->failed_attempts++;
+		c->attempted = 1;
 		c->attempt_order = order;
 		return 0;
 	}
@@ -77,6 +86,37 @@ static __always_inline int alloc_pages_enter(u32 gfp, u32 order)
 }
 
 ENTER(ALLOC_PAGES, alloc_pages_enter((u32)SCALAR(0), (u32)SCALAR(1)))
+
+/*
+ * The same at the tracepoint kmem:mm_page_alloc, which costs half as much: what was given. It does not see a request
+ * whose flag was taken away, and sends no record: CACHE_ALLOC has what there is to say. A refill by single pages is not
+ * looked for, so that the page faults of the host, which ask for single pages, are done with after two tests; its order
+ * needs no guess.
+ */
+static __always_inline int page_alloc_done(u64 page, u32 order, u32 gfp)
+{
+	struct uap_context *c;
+
+	if (gfp & UAP_GFP_UNMAPPED) {
+		add(UAP_C_REQUEST, 1);
+		return 0;
+	}
+	if (!order)
+		return 0;
+	c = refilling(gfp);
+	if (!c)
+		return 0;
+	if (page) {
+		c->attempted = 1;
+		c->attempt_order = order;
+		c->attempt_page = page;
+	} else {
+		c->failed_attempts++;
+	}
+	return 0;
+}
+
+ENTER(PAGE_ALLOC, page_alloc_done(SCALAR(0), (u32)SCALAR(1), (u32)SCALAR(2)))
 
 /* On a kernel without the series, and only where it is asked for: the plain count. */
 static __always_inline int alloc_pages_count(void)
@@ -101,8 +141,10 @@ static __always_inline int cache_alloc_enter(u32 gfp, u32 order)
 	c->cache_start_ns = bpf_ktime_get_ns();
 	c->gfp = gfp;
 	c->order = order;
-	c->attempts = 0;
+	c->attempted = 0;
+	c->failed_attempts = 0;
 	c->attempt_order = order;
+	c->attempt_page = 0;
 	c->nr_invalid = 0;
 	c->nr_failed = 0;
 	c->refill_sent = 0;

@@ -372,7 +372,13 @@ def test_counters_are_the_kernels_and_by_records_until_they_are_read() -> None:
     snapshot = state.snapshot(0, 0.0)
     assert snapshot.cache is not None
     assert (snapshot.cache.requests, snapshot.cache.refills, snapshot.cache.allocated[1]) == (1, 1, 1)
-    words = {Counter.REQUEST: 700, Counter.ALLOC_ORDER + 1: 600, Counter.SET_INVALID: 9, Counter.SET_INVALID_FAILED: 2}
+    words = {
+        Counter.REQUEST: 701,
+        Counter.CACHE_ALLOC: 700,
+        Counter.ALLOC_ORDER + 1: 600,
+        Counter.SET_INVALID: 9,
+        Counter.SET_INVALID_FAILED: 2,
+    }
     words |= {Counter.HISTOGRAM + 32 * 4 + 7: 9, Counter.HISTOGRAM_SUM + 4: 1500}
     state.update(counters([ring.batch()], time_ns=10**6, words=words))
     snapshot = state.snapshot(0, 0.0)
@@ -380,7 +386,7 @@ def test_counters_are_the_kernels_and_by_records_until_they_are_read() -> None:
     assert (snapshot.cache.requests, snapshot.cache.allocated[1]) == (700, 600)
     assert (snapshot.operations["set_invalid"].calls, snapshot.operations["set_invalid"].failed) == (9, 2)
     assert (snapshot.latency["set_invalid"].count, snapshot.latency["set_invalid"].sum_ns) == (9, 1500)
-    assert snapshot.counters["request"] == 700
+    assert snapshot.counters["request"] == 701
 
 
 def test_a_second_start_begins_anew() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.loader.facts import parse_kallsyms, parse_lockdown
 from uaptrace.loader.hooks import HOOKS, Need, PageAllocHook
-from uaptrace.loader.plan import FENTRY, KPROBE, NONE, plan_hooks
+from uaptrace.loader.plan import FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
 from uaptrace.model.updates import PAGE_PRESENT
 from uaptrace.sources.debugfs import parse_unmapped_alloc
 from uaptrace.sources.kallsyms import name_addresses
@@ -141,17 +142,19 @@ def test_every_hook_stands_on_its_own() -> None:
         plan = {p.hook.name: p for p in plan_hooks(without, None, lambda _: True)}
         assert plan[hook.name].mechanism == NONE
         assert plan[hook.name].reason
-        # What this kernel has nothing of is not missing.
-        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name != "CACHE_ALLOC")
+        # What this kernel has nothing of is not missing, nor what another hook does as well.
+        replaced = ("CACHE_ALLOC", "PAGE_ALLOC", "ALLOC_PAGES")
+        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name not in replaced)
         if hook.name != "CACHE_ALLOC":  # without it there is no series
-            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, "ALLOC_PAGES", "ALLOC_PAGES_COUNT"}
-            assert others == set()
+            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, "ALLOC_PAGES_COUNT"}
+            assert others == (set() if hook.name == "PAGE_ALLOC" else {"ALLOC_PAGES"} - {hook.name})
 
 
 def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None:
     symbols = all_symbols()
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name != "ALLOC_PAGES_COUNT"} == {FENTRY}
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name != "ALLOC_PAGES_COUNT"} == {KPROBE}
+    page_alloc = ("PAGE_ALLOC", "ALLOC_PAGES", "ALLOC_PAGES_COUNT")
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in page_alloc} == {FENTRY}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in page_alloc} == {KPROBE}
     refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, demoted=["CPA", "CPA", "SET_INVALID"])}
     assert refused["CPA"].mechanism == NONE
     assert "refused" in refused["CPA"].reason
@@ -173,7 +176,31 @@ def test_a_kernel_without_the_series_is_not_hooked_on_the_page_allocator_unless_
         assert plan["ALLOC_PAGES_COUNT"].mechanism == expected
 
 
+def test_requests_are_seen_where_it_costs_least_and_for_an_audit_on_entry() -> None:
+    symbols = all_symbols()
+
+    def mechanisms(choice: PageAllocHook, symbols: dict[str, int] = symbols, **how: Any) -> tuple[str, str]:
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice, **how)}
+        return plan["PAGE_ALLOC"].mechanism, plan["ALLOC_PAGES"].mechanism
+
+    assert mechanisms(PageAllocHook.AUTO) == mechanisms(PageAllocHook.TRACEPOINT) == (TRACEPOINT, NONE)
+    assert mechanisms(PageAllocHook.ENTRY) == (NONE, FENTRY)
+    assert mechanisms(PageAllocHook.OFF) == (NONE, NONE)
+    # Without the tracepoint, or where it is refused or another mechanism asked for, the entry does.
+    without = {name: 1 for name in symbols if not name.startswith("__traceiter")}
+    assert mechanisms(PageAllocHook.AUTO, without) == (NONE, FENTRY)
+    assert mechanisms(PageAllocHook.AUTO, demoted=["PAGE_ALLOC"]) == (NONE, FENTRY)
+    assert mechanisms(PageAllocHook.AUTO, mechanism=KPROBE) == (NONE, KPROBE)
+    # Asked for by name it is not replaced, and the reason is said.
+    refused = {
+        p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, demoted=["PAGE_ALLOC"])
+    }
+    assert (refused["PAGE_ALLOC"].mechanism, refused["ALLOC_PAGES"].mechanism) == (NONE, NONE)
+    assert refused["PAGE_ALLOC"].is_missing
+    assert "refused" in refused["PAGE_ALLOC"].reason
+
+
 def test_the_newest_name_of_the_page_allocator_is_taken() -> None:
     """6.14 and later have both names: the older one is a wrapper that misses callers."""
-    plan = {p.hook.name: p for p in plan_hooks(all_symbols(), None, lambda _: True)}
+    plan = {p.hook.name: p for p in plan_hooks(all_symbols(), None, lambda _: True, page_alloc=PageAllocHook.ENTRY)}
     assert plan["ALLOC_PAGES"].symbol == "__alloc_frozen_pages_noprof"

@@ -33,8 +33,14 @@ class Row:
 
 
 ROWS = (
-    Row("patched-5-level", "patched", 5, mix_seconds=60, extra=("--pressure", "--faults", "--small-ring", "--commands")),
-    Row("patched-4-level", "patched", 4, extra=("--page-alloc", "off")),
+    Row(
+        "patched-5-level",
+        "patched",
+        5,
+        mix_seconds=60,
+        extra=("--page-alloc", "entry", "--pressure", "--faults", "--small-ring", "--commands"),
+    ),
+    Row("patched-4-level", "patched", 4, extra=("--then-without-hook",)),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
     # 1G mappings appear in a guest of 6 GB or more.
@@ -69,6 +75,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 def full() -> Run:
     """The row in which everything is tried: the faults, the small ring, the commands."""
     return boot_row(next(row for row in ROWS if "--faults" in row.extra))
+
+
+@pytest.fixture(scope="session")
+def without_hook() -> Run:
+    """The row that traces once more without a hook on the page allocator."""
+    return boot_row(next(row for row in ROWS if "--then-without-hook" in row.extra))
 
 
 @cache

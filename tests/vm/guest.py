@@ -229,6 +229,22 @@ def small_ring() -> dict[str, Any]:
         source.close()
 
 
+def without_hook() -> list[dict[str, Any]]:
+    """Once more, with nothing on the page allocator's path."""
+    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.OFF)))
+    try:
+        session = Session(source)
+        session.start()
+        guest = Guest(session)
+        guest.phase("baseline, no hook on the page allocator")
+        guest.phase("secretmem", "secretmem", "--pages", "1021")
+        guest.phase("modules", "modules", "--times", "7")
+        guest.phase("release", "shrink", "--pages", "1000000")
+        return guest.phases
+    finally:
+        source.close()
+
+
 def commands(work: Path) -> dict[str, Any]:
     """The daemon and the recorder as a user runs them, and what they leave behind."""
     say("commands")
@@ -289,7 +305,7 @@ def wait_for(ready: Path, process: subprocess.Popen[str]) -> None:
 def programs() -> list[dict[str, Any]]:
     """Tracing programs that the kernel has, by bpftool."""
     said = subprocess.run(["bpftool", "prog", "show", "-j"], capture_output=True, text=True, check=True).stdout
-    return [p for p in json.loads(said) if p["type"] in ("tracing", "kprobe")]
+    return [p for p in json.loads(said) if p["type"] in ("tracing", "kprobe", "raw_tracepoint")]
 
 
 def kernel_complaints() -> list[str]:
@@ -306,6 +322,7 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--small-ring", action="store_true")
     parser.add_argument("--commands", action="store_true")
+    parser.add_argument("--then-without-hook", action="store_true", help="trace once more, with --page-alloc-hook off")
     parser.add_argument("--mechanism")
     parser.add_argument("--page-alloc", default="auto")
     parser.add_argument("--page-tables", default="auto")
@@ -353,6 +370,8 @@ def main() -> None:
         session._sink = None
         result["faults"] = faults(guest)
     source.close()
+    if args.then_without_hook:
+        result["without_hook"] = without_hook()
     result["programs_after"] = programs()
     args.out.write_text(json.dumps(result))
     if args.small_ring:

@@ -12,6 +12,7 @@ import click
 from uaptrace.commands.live import ready_file_option, tracing_options
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import AuditFoundError
+from uaptrace.loader.hooks import PageAllocHook
 
 
 @click.command()
@@ -29,7 +30,7 @@ def audit(
     from uaptrace.reports.documents import audit_to_json
     from uaptrace.reports.text import audit_to_text
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_file=ready_file)
+    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_file=ready_file, auto_hook=PageAllocHook.ENTRY)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))
     else:

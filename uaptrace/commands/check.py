@@ -40,6 +40,7 @@ def _text(result: CheckResult) -> str:
             if planned.hook.need is not need:
                 continue
             how = planned.mechanism if planned.mechanism != NONE else "--"
-            what = f"{planned.symbol}()" if planned.mechanism != NONE else planned.reason
-            lines.append(f"  {how:<8}{planned.hook.purpose:<48}{what}")
+            place = planned.hook.tracepoint or f"{planned.symbol}()"
+            what = place if planned.mechanism != NONE else planned.reason
+            lines.append(f"  {how:<12}{planned.hook.purpose:<48}{what}")
     return "\n".join(lines)

@@ -69,13 +69,14 @@ def tracing_options(command: F) -> F:
     return command
 
 
-def loader_options(ctx: click.Context) -> LoaderOptions:
-    """The options that tracing_options() gathered."""
+def loader_options(ctx: click.Context, auto_hook: PageAllocHook = PageAllocHook.AUTO) -> LoaderOptions:
+    """The options that tracing_options() gathered. ``auto_hook``: what --page-alloc-hook=auto means for this command."""
     given = ctx.ensure_object(dict)
     mechanism = given.get("mechanism", "auto")
+    page_alloc = PageAllocHook(given.get("page_alloc", "auto"))
     return LoaderOptions(
         ring_bytes=given.get("ring_bytes", 16 << 20),
-        page_alloc=PageAllocHook(given.get("page_alloc", "auto")),
+        page_alloc=auto_hook if page_alloc is PageAllocHook.AUTO else page_alloc,
         mechanism=None if mechanism == "auto" else mechanism,
         page_tables=given.get("page_tables", "auto"),
     )

@@ -12,6 +12,7 @@ import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.errors import UsageError
+from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
 
@@ -25,10 +26,11 @@ def watched_snapshot(
     *,
     regions: bool = False,
     ready_file: Path | None = None,
+    auto_hook: PageAllocHook = PageAllocHook.AUTO,
     on_state: Callable[[KernelState], None] | None = None,
 ) -> Snapshot:
     """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM), and then
-    ``on_state`` is given the model behind it."""
+    ``on_state`` is given the model behind it. ``auto_hook``: see loader_options()."""
     if replay is not None and connect is not None:
         raise UsageError("--connect and --replay exclude each other")
     if at_text is not None and replay is None:
@@ -48,7 +50,7 @@ def watched_snapshot(
 
         snapshot = RemoteFeed(*parse_address(connect)).latest(regions=regions)
     else:
-        with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
+        with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file)) as session:
             session.keep_regions = regions
             announce(ready_file)
             with stopped_by_signals(session.stop):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.loader.plan import FENTRY, NONE, PlannedHook
+from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
 from uaptrace.model.snapshot import HookStatus
 
 
@@ -104,6 +104,8 @@ def _attach(programs: Any, lib: Any, kinds: Any, planned: PlannedHook, is_exit: 
     symbol = str(planned.symbol).encode()
     if planned.mechanism == FENTRY:
         name, kind = (b"kretfunc__" if is_exit else b"kfunc__") + symbol, kinds.TRACING
+    elif planned.mechanism == TRACEPOINT:
+        name, kind = b"enter_" + planned.hook.name.encode(), kinds.RAW_TRACEPOINT
     else:
         name, kind = (b"exit_" if is_exit else b"enter_") + planned.hook.name.encode(), kinds.KPROBE
     try:
@@ -112,11 +114,13 @@ def _attach(programs: Any, lib: Any, kinds: Any, planned: PlannedHook, is_exit: 
         raise HookRefusedError(planned.hook.name, f"{error} {complaints()}".strip()) from error
     if planned.mechanism == FENTRY:
         link = lib.bpf_attach_kfunc(program.fd)
+    elif planned.mechanism == TRACEPOINT:
+        link = lib.bpf_attach_raw_tracepoint(program.fd, symbol)
     else:
         event = (b"r_" if is_exit else b"p_") + b"uaptrace_" + symbol
         link = lib.bpf_attach_kprobe(program.fd, int(is_exit), event, symbol, 0, 0)
     if link < 0:
-        raise HookRefusedError(planned.hook.name, complaints() or f"cannot attach {planned.mechanism} to {planned.symbol}()")
+        raise HookRefusedError(planned.hook.name, complaints() or f"cannot attach {planned.mechanism} to {planned.symbol}")
     return program.fd, link
 
 

@@ -26,9 +26,13 @@ class PageAllocHook(StrEnum):
     """What to do on the page allocator's path. docs/performance.md has the cost of each."""
 
     AUTO = "auto"
-    """Requests and refills on a kernel with the series, nothing elsewhere."""
+    """On a kernel with the series the tracepoint, and for an audit the entry; nothing elsewhere."""
+    ENTRY = "entry"
+    """On a kernel with the series: the entry of __alloc_pages(), which sees a request whatever becomes of it (invariant 1)."""
+    TRACEPOINT = "tracepoint"
+    """On a kernel with the series: kmem:mm_page_alloc, which sees what was given. Invariant 1 is not checked."""
     OFF = "off"
-    """Nothing: invariant 1 is not checked, and the order of a refill is taken from what it unmaps."""
+    """Nothing: attempts at a refill that failed are not seen, and its order is taken from what it unmaps."""
     COUNT = "count"
     """On a kernel without the series: count every allocation."""
 
@@ -45,6 +49,8 @@ class Hook:
     need: Need
     has_exit: bool
     purpose: str
+    tracepoint: str = ""
+    """Attached to this tracepoint, not to a function; ``symbols`` then tell whether the kernel has it."""
 
 
 ALLOC_PAGES_SYMBOLS: Final = (
@@ -69,7 +75,9 @@ HOOKS: Final = (
     Hook("FLUSH_RANGE", ("flush_tlb_kernel_range",), Need.SERIES, False, "the flush that ends a refill"),
     Hook("SHRINK_SCAN", ("unmapped_alloc_scan_objects",), Need.SERIES, True, "shrinker runs"),
     Hook("SHRINK_COUNT", ("unmapped_alloc_count_objects",), Need.SERIES, False, "shrinker counts"),
-    Hook("ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "requests with __GFP_UNMAPPED, refills"),
+    # include/trace/events/kmem.h; __traceiter_*() calls what is attached to a tracepoint (include/linux/tracepoint.h).
+    Hook("PAGE_ALLOC", ("__traceiter_mm_page_alloc",), Need.SERIES, False, "requests with the flag, refills", "mm_page_alloc"),
+    Hook("ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "the same, whatever becomes of them"),
     Hook("ALLOC_PAGES_COUNT", ALLOC_PAGES_SYMBOLS, Need.OPTIONAL, False, "plain count of allocations"),
 )
 

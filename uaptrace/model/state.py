@@ -379,7 +379,7 @@ class KernelState:
             allocated=self._count_by_order(Counter.ALLOC_ORDER, Kind.ALLOC),
             freed=self._count_by_order(Counter.FREE_ORDER, Kind.FREE),
             handed_out_pages=self.cache.handed_out_pages(),
-            requests=self._count(Counter.REQUEST),
+            requests=self._count(Counter.CACHE_ALLOC),
             hits=self._count(Counter.CACHE_HIT),
             refills=self._count(Counter.CACHE_REFILL),
             refill_fallbacks=self._count(Counter.CACHE_REFILL_FALLBACK),
