@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one part that setup.cfg cannot say: the what-if engine, compiled where there is a C compiler.
+"""The one part that setup.cfg cannot say: the modules whose loops are compiled where there is a C compiler.
 
-Without one the installation goes on, and the engine runs as Python (docs/whatif.md).
+Without one the installation goes on, and they run as Python, more slowly and with the same results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ except ImportError:  # installed with --no-build-isolation and without Cython
     extensions = []
 else:
     extensions = cythonize(
-        [Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"])],
+        [
+            Extension("uaptrace.model.loops", ["uaptrace/model/loops.py"]),
+            Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"]),
+        ],
         build_dir="build",
         compiler_directives={
             "language_level": 3,

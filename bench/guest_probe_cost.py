@@ -23,9 +23,11 @@ import mmap
 import os
 import platform
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ PAGE = 4096
 NS_PER_INSTRUCTION = 2
 FLAG = "0x10000000"
 SYS_MEMFD_SECRET = 447
+SYS_BPF = 321
+BPF_RAW_TRACEPOINT_OPEN = 17
 SETTLED = 0.005
 MAX_RUNS = 20
 
@@ -100,7 +104,8 @@ int count_mapped(u64 *ctx)
 }
 int count_shared(u64 *ctx) { return found(); }
 int kprobe_flag_test(struct pt_regs *ctx) { return ctx->di & FLAG ? found() : 0; }
-int tracepoint_flag_test(struct bpf_raw_tracepoint_args *ctx) { return ((u64 *)ctx)[2] & FLAG ? found() : 0; }
+int tracepoint_flag_test(u64 *ctx) { return ctx[2] & FLAG ? found() : 0; }
+int tracepoint_flag_and_order_test(u64 *ctx) { return (ctx[2] & FLAG) || (u32)ctx[1] ? found() : 0; }
 """
 
 # Name of the row, function of TEXT, how it is attached.
@@ -113,7 +118,9 @@ MECHANISMS = (
     ("fentry_count_shared_word", "count_shared", "fentry"),
     ("fexit_flag_test", "flag_test", "fexit"),
     ("kprobe_flag_test", "kprobe_flag_test", "kprobe"),
+    ("raw_tracepoint_empty", "empty", "raw_tracepoint"),
     ("raw_tracepoint_flag_test", "tracepoint_flag_test", "raw_tracepoint"),
+    ("raw_tracepoint_flag_and_order_test", "tracepoint_flag_and_order_test", "raw_tracepoint"),
 )
 
 
@@ -184,17 +191,40 @@ class Programs:
             os.close(program)
 
 
-@contextlib.contextmanager
-def uaptrace_attached(page_alloc: str) -> Iterator[None]:
-    """All of uaptrace's own hooks, as ``uaptrace serve`` has them."""
-    from uaptrace.loader.attach import LoaderOptions, load
-    from uaptrace.loader.hooks import PageAllocHook
+class Own:
+    """All of uaptrace's own programs, compiled and loaded once as ``uaptrace serve`` has them, attached and detached at will."""
 
-    loaded = load(LoaderOptions(page_alloc=PageAllocHook(page_alloc)))
-    try:
-        yield
-    finally:
-        loaded.close()
+    def __init__(self, page_alloc: str) -> None:
+        from uaptrace.loader.attach import LoaderOptions, load
+        from uaptrace.loader.hooks import PageAllocHook
+
+        self._loaded = load(LoaderOptions(page_alloc=PageAllocHook(page_alloc)))
+        for link in self._loaded.link_fds:
+            os.close(link)
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        links = [attach_again(program) for program in self._loaded.program_fds]
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
+
+    def close(self) -> None:
+        replace(self._loaded, link_fds=()).close()
+
+
+def attach_again(program: int) -> int:
+    """A link for a loaded fentry, fexit or tracepoint program: BPF_RAW_TRACEPOINT_OPEN (include/uapi/linux/bpf.h)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name in (None, ctypes.c_char_p(b"mm_page_alloc")):  # fentry programs know where they belong
+        address = ctypes.cast(name, ctypes.c_void_p).value or 0 if name else 0
+        attributes = ctypes.create_string_buffer(struct.pack("<QI", address, program), 128)
+        link = libc.syscall(SYS_BPF, BPF_RAW_TRACEPOINT_OPEN, attributes, 128)
+        if link >= 0:
+            return int(link)
+    raise OSError(ctypes.get_errno(), "cannot attach again")
 
 
 class Faults:
@@ -313,27 +343,12 @@ def main() -> int:
             works.append(("memfd_secret", secret))
         except OSError as error:
             say("uaptrace", "memfd_secret", error=str(error))
-        for page_alloc in ("auto", "off") if has_series else ("auto", "count"):
-            # Compiled once: attached for all kinds of work, against the same with nothing attached before and after.
-            off = {kind: settled(work) + settled(work) for kind, work in works}
-            with uaptrace_attached(page_alloc):
-                time.sleep(2)  # the loader has just given back its memory
-                on = {kind: settled(work) + settled(work) for kind, work in works}
-            time.sleep(2)
+        for page_alloc in ("auto", "tracepoint", "entry") if has_series else ("auto", "count"):
+            own = Own(page_alloc)
+            time.sleep(2)  # the loader has just given back its memory
             for kind, work in works:
-                off[kind] += settled(work) + settled(work)
-                base = statistics.median(off[kind]) / NS_PER_INSTRUCTION
-                added = sorted(value / NS_PER_INSTRUCTION - base for value in on[kind])
-                say(
-                    f"uaptrace_page_alloc_{page_alloc}",
-                    kind,
-                    base_instructions=round(base, 1),
-                    added_instructions=round(statistics.median(added), 1),
-                    added_min=round(added[0], 1),
-                    added_max=round(added[-1], 1),
-                    off_spread_percent=round(100 * (max(off[kind]) - min(off[kind])) / statistics.median(off[kind]), 3),
-                    runs=len(on[kind]),
-                )
+                say(f"uaptrace_page_alloc_{page_alloc}", kind, **compare(work, own.attached, arguments.rounds))
+            own.close()
     return 0
 
 

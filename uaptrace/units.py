@@ -13,6 +13,8 @@ PUD_ORDER: Final = 18
 PAGES_PER_2M: Final = 1 << PMD_ORDER
 PAGES_PER_1G: Final = 1 << PUD_ORDER
 REGIONS_PER_1G: Final = PAGES_PER_1G // PAGES_PER_2M
+MAX_REGIONS: Final = 1 << 26
+"""Regions of 2M: 128 TiB of physical addresses. What lies beyond is taken for damage."""
 NR_ORDERS: Final = 11
 """Orders 0 to 10: MAX_ORDER is 11 in the kernels that have the series (contract, section 1)."""
 

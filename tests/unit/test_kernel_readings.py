@@ -134,6 +134,9 @@ def all_symbols() -> dict[str, int]:
     return {symbol: 1 for hook in HOOKS for symbol in hook.symbols}
 
 
+ON_PAGE_ALLOC = ("PAGE_ALLOC", "ALLOC_PAGES", "ALLOC_PAGES_COUNT")
+
+
 def test_every_hook_stands_on_its_own() -> None:
     """One function that is missing takes nothing else down, and is said to be missing."""
     symbols = all_symbols()
@@ -142,19 +145,17 @@ def test_every_hook_stands_on_its_own() -> None:
         plan = {p.hook.name: p for p in plan_hooks(without, None, lambda _: True)}
         assert plan[hook.name].mechanism == NONE
         assert plan[hook.name].reason
-        # What this kernel has nothing of is not missing, nor what another hook does as well.
-        replaced = ("CACHE_ALLOC", "PAGE_ALLOC", "ALLOC_PAGES")
-        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name not in replaced)
+        # What this kernel has nothing of is not missing, nor what was not asked for.
+        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name not in ("CACHE_ALLOC", *ON_PAGE_ALLOC))
         if hook.name != "CACHE_ALLOC":  # without it there is no series
-            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, "ALLOC_PAGES_COUNT"}
-            assert others == (set() if hook.name == "PAGE_ALLOC" else {"ALLOC_PAGES"} - {hook.name})
+            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, *ON_PAGE_ALLOC}
+            assert others == set()
 
 
 def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None:
     symbols = all_symbols()
-    page_alloc = ("PAGE_ALLOC", "ALLOC_PAGES", "ALLOC_PAGES_COUNT")
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in page_alloc} == {FENTRY}
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in page_alloc} == {KPROBE}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in ON_PAGE_ALLOC} == {FENTRY}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in ON_PAGE_ALLOC} == {KPROBE}
     refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, demoted=["CPA", "CPA", "SET_INVALID"])}
     assert refused["CPA"].mechanism == NONE
     assert "refused" in refused["CPA"].reason
@@ -176,26 +177,21 @@ def test_a_kernel_without_the_series_is_not_hooked_on_the_page_allocator_unless_
         assert plan["ALLOC_PAGES_COUNT"].mechanism == expected
 
 
-def test_requests_are_seen_where_it_costs_least_and_for_an_audit_on_entry() -> None:
+def test_nothing_is_hooked_on_the_page_allocator_unless_asked() -> None:
     symbols = all_symbols()
 
-    def mechanisms(choice: PageAllocHook, symbols: dict[str, int] = symbols, **how: Any) -> tuple[str, str]:
+    def mechanisms(choice: PageAllocHook, **how: Any) -> tuple[str, str]:
         plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice, **how)}
+        assert all(p.mechanism != NONE or not p.is_missing for p in plan.values()), "not asked for is not missing"
         return plan["PAGE_ALLOC"].mechanism, plan["ALLOC_PAGES"].mechanism
 
-    assert mechanisms(PageAllocHook.AUTO) == mechanisms(PageAllocHook.TRACEPOINT) == (TRACEPOINT, NONE)
+    assert mechanisms(PageAllocHook.AUTO) == mechanisms(PageAllocHook.OFF) == (NONE, NONE)
+    assert mechanisms(PageAllocHook.TRACEPOINT) == mechanisms(PageAllocHook.TRACEPOINT, mechanism=KPROBE) == (TRACEPOINT, NONE)
     assert mechanisms(PageAllocHook.ENTRY) == (NONE, FENTRY)
-    assert mechanisms(PageAllocHook.OFF) == (NONE, NONE)
-    # Without the tracepoint, or where it is refused or another mechanism asked for, the entry does.
-    without = {name: 1 for name in symbols if not name.startswith("__traceiter")}
-    assert mechanisms(PageAllocHook.AUTO, without) == (NONE, FENTRY)
-    assert mechanisms(PageAllocHook.AUTO, demoted=["PAGE_ALLOC"]) == (NONE, FENTRY)
-    assert mechanisms(PageAllocHook.AUTO, mechanism=KPROBE) == (NONE, KPROBE)
-    # Asked for by name it is not replaced, and the reason is said.
+    assert mechanisms(PageAllocHook.ENTRY, mechanism=KPROBE) == (NONE, KPROBE)
     refused = {
         p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, demoted=["PAGE_ALLOC"])
     }
-    assert (refused["PAGE_ALLOC"].mechanism, refused["ALLOC_PAGES"].mechanism) == (NONE, NONE)
     assert refused["PAGE_ALLOC"].is_missing
     assert "refused" in refused["PAGE_ALLOC"].reason
 

@@ -40,7 +40,7 @@ ROWS = (
         mix_seconds=60,
         extra=("--page-alloc", "entry", "--pressure", "--faults", "--small-ring", "--commands"),
     ),
-    Row("patched-4-level", "patched", 4, extra=("--then-without-hook",)),
+    Row("patched-4-level", "patched", 4, extra=("--then-tracepoint",)),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
     # 1G mappings appear in a guest of 6 GB or more.
@@ -78,9 +78,9 @@ def full() -> Run:
 
 
 @pytest.fixture(scope="session")
-def without_hook() -> Run:
-    """The row that traces once more without a hook on the page allocator."""
-    return boot_row(next(row for row in ROWS if "--then-without-hook" in row.extra))
+def tracepoint() -> Run:
+    """The row that traces once more with the tracepoint of the page allocator."""
+    return boot_row(next(row for row in ROWS if "--then-tracepoint" in row.extra))
 
 
 @cache

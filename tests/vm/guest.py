@@ -229,14 +229,14 @@ def small_ring() -> dict[str, Any]:
         source.close()
 
 
-def without_hook() -> list[dict[str, Any]]:
-    """Once more, with nothing on the page allocator's path."""
-    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.OFF)))
+def with_tracepoint() -> list[dict[str, Any]]:
+    """Once more, with kmem:mm_page_alloc."""
+    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.TRACEPOINT)))
     try:
         session = Session(source)
         session.start()
         guest = Guest(session)
-        guest.phase("baseline, no hook on the page allocator")
+        guest.phase("baseline, with the tracepoint")
         guest.phase("secretmem", "secretmem", "--pages", "1021")
         guest.phase("modules", "modules", "--times", "7")
         guest.phase("release", "shrink", "--pages", "1000000")
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--small-ring", action="store_true")
     parser.add_argument("--commands", action="store_true")
-    parser.add_argument("--then-without-hook", action="store_true", help="trace once more, with --page-alloc-hook off")
+    parser.add_argument("--then-tracepoint", action="store_true", help="trace once more, with --page-alloc-hook tracepoint")
     parser.add_argument("--mechanism")
     parser.add_argument("--page-alloc", default="auto")
     parser.add_argument("--page-tables", default="auto")
@@ -370,8 +370,8 @@ def main() -> None:
         session._sink = None
         result["faults"] = faults(guest)
     source.close()
-    if args.then_without_hook:
-        result["without_hook"] = without_hook()
+    if args.then_tracepoint:
+        result["with_tracepoint"] = with_tracepoint()
     result["programs_after"] = programs()
     args.out.write_text(json.dumps(result))
     if args.small_ring:

@@ -26,13 +26,13 @@ class PageAllocHook(StrEnum):
     """What to do on the page allocator's path. docs/performance.md has the cost of each."""
 
     AUTO = "auto"
-    """On a kernel with the series the tracepoint, and for an audit the entry; nothing elsewhere."""
+    """Nothing, and for an audit of a kernel with the series the entry."""
+    OFF = "off"
+    """Nothing: what the series does shows where it maps and unmaps. Invariant 1 and attempts at a refill that failed are not seen."""
+    TRACEPOINT = "tracepoint"
+    """On a kernel with the series: kmem:mm_page_alloc, which counts what was served, and sees attempts at a refill that failed."""
     ENTRY = "entry"
     """On a kernel with the series: the entry of __alloc_pages(), which sees a request whatever becomes of it (invariant 1)."""
-    TRACEPOINT = "tracepoint"
-    """On a kernel with the series: kmem:mm_page_alloc, which sees what was given. Invariant 1 is not checked."""
-    OFF = "off"
-    """Nothing: attempts at a refill that failed are not seen, and its order is taken from what it unmaps."""
     COUNT = "count"
     """On a kernel without the series: count every allocation."""
 

@@ -50,23 +50,10 @@ def plan_hooks(
     """
     has_series = SERIES_SYMBOL in symbols
     refused = tuple(demoted)
-    return tuple(_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count) for hook in HOOKS)
+    return tuple(_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count(hook.name)) for hook in HOOKS)
 
 
-_PAGE_ALLOC_HOOKS: Final = ("PAGE_ALLOC", "ALLOC_PAGES")
-
-
-def _page_alloc_hook(
-    page_alloc: PageAllocHook, symbols: Mapping[str, int], forced: str | None, refusals_of: Callable[[str], int]
-) -> str | None:
-    """Which of the two is to be attached on a kernel with the series. One of them that cannot be had is replaced only by ``auto``."""
-    if page_alloc is PageAllocHook.OFF:
-        return None
-    if page_alloc is PageAllocHook.TRACEPOINT:
-        return "PAGE_ALLOC"
-    tracepoint = next(hook for hook in HOOKS if hook.name == "PAGE_ALLOC")
-    usable = forced in (None, TRACEPOINT) and not refusals_of("PAGE_ALLOC") and any(s in symbols for s in tracepoint.symbols)
-    return "PAGE_ALLOC" if page_alloc is PageAllocHook.AUTO and usable else "ALLOC_PAGES"
+_PAGE_ALLOC_HOOKS: Final = {"PAGE_ALLOC": PageAllocHook.TRACEPOINT, "ALLOC_PAGES": PageAllocHook.ENTRY}
 
 
 def _plan(
@@ -77,23 +64,19 @@ def _plan(
     has_series: bool,
     page_alloc: PageAllocHook,
     forced: str | None,
-    refusals_of: Callable[[str], int],
+    refusals: int,
 ) -> PlannedHook:
     if hook.need is Need.SERIES and not has_series:
         return PlannedHook(hook, None, NONE, "the series is not in this kernel")
-    if hook.name in _PAGE_ALLOC_HOOKS:
-        wanted = _page_alloc_hook(page_alloc, symbols, forced, refusals_of)
-        if wanted is None:
-            return PlannedHook(hook, None, NONE, "off by --page-alloc-hook", is_missing=hook.name == "ALLOC_PAGES")
-        if hook.name != wanted:
-            return PlannedHook(hook, None, NONE, f"{wanted.lower()} does instead (see --page-alloc-hook)")
+    if hook.name in _PAGE_ALLOC_HOOKS and _PAGE_ALLOC_HOOKS[hook.name] is not page_alloc:
+        return PlannedHook(hook, None, NONE, f"only with --page-alloc-hook={_PAGE_ALLOC_HOOKS[hook.name]}")
     if hook.name == "ALLOC_PAGES_COUNT" and (page_alloc is not PageAllocHook.COUNT or has_series):
         return PlannedHook(hook, None, NONE, "only with --page-alloc-hook=count on a kernel without the series")
     symbol = next((s for s in hook.symbols if s in symbols), None)
     if symbol is None:
         return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)
     if hook.tracepoint:
-        if refusals_of(hook.name):
+        if refusals:
             return PlannedHook(hook, hook.tracepoint, NONE, f"the kernel refused to attach to {hook.tracepoint}", is_missing=True)
         return PlannedHook(hook, hook.tracepoint, TRACEPOINT)
     if attachable is not None and symbol not in attachable:
@@ -101,7 +84,6 @@ def _plan(
     mechanisms = [m for m in (FENTRY, KPROBE) if m != FENTRY or has_type(symbol)]
     if forced:
         mechanisms = [m for m in mechanisms if m == forced]
-    refusals = refusals_of(hook.name)
     if refusals >= len(mechanisms):
         return PlannedHook(hook, symbol, NONE, f"the kernel refused to attach to {symbol}()", is_missing=True)
     return PlannedHook(hook, symbol, mechanisms[refusals])

@@ -13,9 +13,13 @@ from uaptrace.events import NR_KINDS
 from uaptrace.wire import Batch
 
 from .codes import KindCode, KindSet, kind_set
+from .loops import Fields
 
 CHUNK_RECORDS: Final = 16384
 """Records handled at a time: 1 MiB of records, so that every later pass over them finds them in the processor's cache."""
+
+_FEW: Final = 4
+"""Fewer than one in so many: picked out of the records one by one, without turning the column into an array first."""
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -87,7 +91,16 @@ class Columns:
 
     def of(self, name: str, index: Ints) -> Ints:
         """The column at the given positions."""
+        column = self._columns.get(name)
+        if column is None and len(index) * _FEW < len(self.kind):
+            picked: Ints = self.batch[name][index].astype(np.int64)
+            return picked
         return self.column(name)[index]
+
+    @cached_property
+    def fields(self) -> Fields:
+        """The same, for compiled loops."""
+        return Fields(self.batch)
 
     @property
     def unknown_kinds(self) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.events import LEVEL_MASK
-from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
+from uaptrace.units import MAX_REGIONS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 
+from . import loops
 from .codes import FlagCode, KindCode, MappingCode, kind_set
 from .columns import Bytes, Columns, Ints, distinct
-from .region_pages import MAX_REGIONS, RegionPages, grown
+from .region_pages import RegionPages, grown
 from .snapshot import DirectMapView, RegionTable
 from .updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
 
@@ -33,6 +34,8 @@ _PRESENT_BITS: Final = np.uint64(0x0101010101010101)
 _NOT_DIRECT_MAP: Final = int(FlagCode.KERNEL_IMAGE | FlagCode.OTHER_MAPPING)
 _PAGE_KINDS: Final = kind_set(KindCode.SET_DIRECT_MAP, KindCode.CPA)
 _MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.CPA)
+_WHOLE: Final = loops.view(np.isin(np.arange(256), (_M2, _G1)).view(np.uint8))
+"""By level: a large mapping that is present."""
 _MAX_RANGES: Final = 1024
 _MAX_PAGES: Final = 1 << 20
 """Of one record. Programs report longer changes as UNCERTAIN."""
@@ -473,10 +476,13 @@ class DirectMap:
             absent_by_slot, present_by_slot = absent_by_slot[used], present_by_slot[used]
         absent = int(absent_by_slot.sum(dtype=np.int64))
         present = int(present_by_slot.sum(dtype=np.int64))
-        nr_k4 = int(np.count_nonzero(self.levels == _K4))
-        nr = {code: int(np.count_nonzero(self.levels == code)) for code in (_M2, _G1, _M2 | LARGE_ABSENT, _G1 | LARGE_ABSENT)}
+        counts = np.zeros(258, np.int64)
+        arrays = (self.levels, self.rows.slot, self._was_split.view(np.uint8), self._was_absent.view(np.uint8))
+        levels, slot, was_split, was_absent = (loops.view(array) for array in arrays)
+        loops.sum_levels(levels, slot, was_split, was_absent, _K4, _WHOLE, loops.view(counts))
+        nr = counts.tolist()
+        nr_k4, nr_stranded, longest = nr[_K4], nr[256], nr[257]
         large_absent = nr[_M2 | LARGE_ABSENT] + nr[_G1 | LARGE_ABSENT]
-        stranded = (self.levels == _K4) & (self.rows.slot == 0) & (self._was_split | self._was_absent)
         return MapFigures(
             present_pages={
                 Level.K4: present + (nr_k4 - nr_used) * PAGES_PER_2M,
@@ -490,8 +496,8 @@ class DirectMap:
             },
             nr_regions_touched=int(np.count_nonzero(absent_by_slot)) + large_absent,
             nr_regions_split=nr_k4,
-            nr_regions_stranded=int(np.count_nonzero(stranded)),
-            largest_intact_regions=_longest_run((self.levels == _M2) | (self.levels == _G1)),
+            nr_regions_stranded=nr_stranded,
+            largest_intact_regions=longest,
         )
 
     def view(self, kernel_bytes: dict[Level, int] | None = None) -> DirectMapView:
@@ -600,12 +606,6 @@ def _runs(mask: NDArray[np.bool_]) -> list[tuple[slice, bool]]:
     """Slices of equal elements, in order."""
     cuts = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
     return [(slice(a, b), bool(mask[a])) for a, b in pairwise(cuts) if a < b]
-
-
-def _longest_run(mask: NDArray[np.bool_]) -> int:
-    """Length of the longest run of True."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 assert PAGES_PER_1G == REGIONS_PER_1G * PAGES_PER_2M

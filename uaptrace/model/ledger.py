@@ -23,6 +23,7 @@ MAX_ROWS: Final = 256
 PFNS_PER_GROUP: Final = 8
 _M2: Final = int(Level.M2)
 _G1: Final = int(Level.G1)
+_LEVELS: Final = {_M2: Level.M2, _G1: Level.G1}
 _IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
 
 
@@ -164,28 +165,20 @@ class Ledger:
             # Only those that can be among the rows are worth the full comparison.
             last = np.lexsort((firsts, -counts))[MAX_ROWS - 1]
             shown = np.flatnonzero((counts > counts[last]) | ((counts == counts[last]) & (firsts <= firsts[last])))
-        keys, deciding = list(self._number), list(self._deciding)
         largest = sorted(
             zip(counts[shown].tolist(), firsts[shown].tolist(), shown.tolist(), strict=True),
             key=lambda group: (-group[0], group[1], self._pfns[group[2]]),
         )[:MAX_ROWS]
-        return tuple(
-            SplitRow(
-                level=Level(keys[number].level),
-                cause=self._cause(deciding[self._decided_by[number]], names),
-                tgid=keys[number].tgid,
-                comm=names.comm(keys[number].tgid),
-                cgroup_id=keys[number].cgroup_id,
-                cgroup=names.cgroup(keys[number].cgroup_id),
-                stack_id=keys[number].stack_id,
-                stack=names.stack(keys[number].stack_id),
-                count=count,
-                first_time_ns=first,
-                last_time_ns=int(self._last_ns[number]),
-                pfns=tuple(self._pfns[number]),
-            )
-            for count, first, number in largest
-        )
+        keys, deciding = list(self._number), list(self._deciding)
+        numbers = [number for _, _, number in largest]
+        lasts, decided = self._last_ns[numbers].tolist(), self._decided_by[numbers].tolist()
+        rows = []
+        for (count, first, number), last_ns, decided_by in zip(largest, lasts, decided, strict=True):
+            level, tgid, cgroup_id, stack_id, _ = keys[number]
+            cause = self._cause(deciding[decided_by], names)
+            comm, cgroup, stack, pfns = names.comm(tgid), names.cgroup(cgroup_id), names.stack(stack_id), tuple(self._pfns[number])
+            rows.append(SplitRow(_LEVELS[level], cause, tgid, comm, cgroup_id, cgroup, stack_id, stack, count, first, last_ns, pfns))
+        return tuple(rows)
 
 
 def _hashes(keys: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .codes import FlagCode, KindCode
+from . import loops
+from .codes import KindCode
 from .columns import Columns, Ints
 
 Range = tuple[int, int]
@@ -35,25 +36,21 @@ class ChunkRefills:
 
     def __init__(self, columns: Columns, carried: dict[int, Refill]) -> None:
         self._carried = carried
-        self.index: Ints = columns.index(KindCode.REFILL)
+        nr = columns.count(KindCode.REFILL)
+        self.index: Ints = np.empty(nr, np.int64)
+        self._end = np.full(nr, len(columns), np.int64)
+        carried_end = np.full(len(carried), -1, np.int64)
+        # Those under way: the carried ones, then what the chunk adds.
+        open_tid = np.empty(len(carried) + nr, np.int64)
+        open_tid[: len(carried)] = list(carried)
+        open_ref = -1 - np.arange(len(open_tid))
+        arrays = (open_tid, open_ref, self.index, self._end, carried_end)
+        tids, refs, index, ends, carried_ends = (loops.view(array) for array in arrays)
+        loops.refill_ends(columns.fields, tids, refs, len(carried), index, ends, carried_ends)
+        self._carried_end = {t: end for t, end in zip(carried, carried_end.tolist(), strict=True) if end >= 0}
         self._pfn = columns.of("pfn", self.index)
         self._nr_pages = columns.of("nr_pages", self.index)
         self._tid = columns.of("tid", self.index)
-        self._end = np.full(len(self.index), len(columns), np.int64)
-        self._carried_end: dict[int, int] = {}
-        task = columns.by_task
-        kind = columns.kind[task]
-        failed = (columns.of("flags", task) & FlagCode.FAILED) != 0
-        marks = (kind == KindCode.REFILL) | (kind == KindCode.REFILL_UNDONE) | ((kind == KindCode.ALLOC) & ~failed)
-        task, kind = task[marks], kind[marks]
-        if len(task):
-            tid = columns.of("tid", task)
-            same = tid[1:] == tid[:-1]
-            followed = np.flatnonzero((kind[:-1] == KindCode.REFILL) & same)
-            self._end[np.searchsorted(self.index, task[followed])] = task[followed + 1]
-            if carried:
-                first = np.concatenate([[True], ~same])
-                self._carried_end = {t: i for t, i in zip(tid[first].tolist(), task[first].tolist(), strict=True) if t in carried}
 
     def under_way(self, position: int, pfn: int) -> bool:
         """Whether an earlier refill of the page had not ended when the record at ``position`` came."""

@@ -21,9 +21,6 @@ from uaptrace.units import PAGES_PER_2M
 from .columns import Bytes, Ints
 
 _FIRST_CAPACITY: Final = 64
-MAX_REGIONS: Final = 1 << 26
-"""128 TiB of physical addresses: what lies beyond is taken for damage."""
-
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 

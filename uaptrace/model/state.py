@@ -98,6 +98,7 @@ class KernelState:
         self._nr_complete_readings = 0
         self._nr_cache_readings = 0
         self._last_exact_ns: int | None = None
+        self._not_counted = _not_counted(start.hooks)
         self._missing_hooks = _missing_hooks(start.hooks, start.host.has_series)
 
     # In
@@ -315,7 +316,7 @@ class KernelState:
             )
             if has_series
             else None,
-            counters={c.name.lower(): self._count(c) for c in SCALAR_COUNTERS},
+            counters={c.name.lower(): self._count(c) for c in SCALAR_COUNTERS if c not in self._not_counted},
             processes=self._processes.rows(self._names),
             split_rows=self._ledger.rows(self._names),
             audit=self._audit.rows(self._names, self.direct_map.nr_still_split(emptied)),
@@ -388,6 +389,13 @@ class KernelState:
             kernel_cached=self._rows.kernel_cached,
             kernel_released=self._rows.kernel_released,
         )
+
+
+def _not_counted(hooks: tuple[HookStatus, ...]) -> frozenset[Counter]:
+    """Counters that nothing counts: their zero would be no figure."""
+    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
+    counted_by = {Counter.REQUEST: {"alloc_pages", "page_alloc"}, Counter.ALLOC_PAGES: {"alloc_pages_count"}}
+    return frozenset(counter for counter, names in counted_by.items() if hooks and not attached & names)
 
 
 def _missing_hooks(hooks: tuple[HookStatus, ...], has_series: bool) -> tuple[tuple[str, str], ...]:

@@ -13,23 +13,21 @@ A record that does not fit what its page was before is a Contradiction for the a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
 
-from .codes import FlagCode, KindCode, kind_set
-from .columns import Bytes, Columns, Ints, distinct, stable_order
+from .codes import KindCode, kind_set
+from .columns import Bytes, Columns, Ints, distinct
+from .loops import USED, Found, apply_block, apply_cache, regions_without_slot, view
 from .refills import ChunkRefills, Refill, subtract
-from .region_pages import MAX_REGIONS, RegionPages, grown
+from .region_pages import RegionPages, grown
 
 FREE: Final = 1
 HANDED_OUT: Final = 2
-USED: Final = 4
-"""Was handed out since it was refilled."""
 INFERRED: Final = 8
 """Known from a reading, not from records: what was before tracing began."""
 LEFT: Final = 16
@@ -75,9 +73,9 @@ def _verdicts() -> Bytes:
     return table
 
 
-_VERDICTS: Final = _verdicts().reshape(-1)
+_RESULT_OF: Final = view(_RESULT)
+_VERDICT_OF: Final = view(_verdicts())
 _ROWS_AT_ONCE: Final = 8192
-_PAGES_AT_ONCE: Final = 1 << 18
 _MAX_PAGES: Final = 1 << (NR_ORDERS - 1)
 _EVEN: Final = tuple(
     np.uint64(bits)
@@ -108,6 +106,27 @@ class Contradictions:
     nr_pages: Ints
 
 
+class FoundInChunk:
+    """Room for what is found in a chunk of ``nr`` records."""
+
+    def __init__(self, nr: int) -> None:
+        self._record, self._pfn, self._nr_pages, self._unclean = (np.empty(nr, np.int64) for _ in range(4))
+        self._verdict, self._state = np.empty(nr, np.uint8), np.empty(nr, np.uint8)
+        record, pfn, nr_pages, unclean = (view(array) for array in (self._record, self._pfn, self._nr_pages, self._unclean))
+        self.found = Found(record, pfn, nr_pages, unclean, view(self._verdict), view(self._state))
+
+    def contradictions(self) -> Contradictions | None:
+        """None where there are none."""
+        n = self.found.nr_found
+        if not n:
+            return None
+        return Contradictions(self._record[:n], self._verdict[:n], self._pfn[:n], self._state[:n], self._nr_pages[:n])
+
+    def unclean(self) -> Ints:
+        """Positions of releases of blocks that were not zero."""
+        return self._unclean[: self.found.nr_unclean]
+
+
 class UnmappedCache:
     """State of every page that ever was in the cache; free blocks by order. Needs no reading where tracing began first."""
 
@@ -116,7 +135,8 @@ class UnmappedCache:
         self.is_read = False
         """The free blocks were read once, or are known to have been none."""
         self.nr_records = 0
-        self.by_order: dict[int, Ints] = {kind: np.zeros(NR_ORDERS, np.int64) for kind in _KINDS}
+        self._tally: Ints = np.zeros((16, 16), np.int64)
+        self.by_order: dict[int, Ints] = {kind: self._tally[kind, :NR_ORDERS] for kind in _KINDS}
         """Records by kind and order; failed allocations are left out."""
         self.pending: dict[int, Refill] = {}
         """By tid: refills under way."""
@@ -133,119 +153,59 @@ class UnmappedCache:
         if nr == 0:
             return None, np.empty(0, np.int64)
         self.nr_records += nr
-        index = columns.index_of(_KIND_SET)
-        if columns.count(KindCode.ALLOC):
-            failed = (columns.of("flags", columns.index(KindCode.ALLOC)) & FlagCode.FAILED) != 0
-            if failed.any():
-                index = index[~np.isin(index, columns.index(KindCode.ALLOC)[failed], assume_unique=True)]
-        pfn, nr_pages = columns.of("pfn", index), columns.of("nr_pages", index)
-        if len(index):
-            low, high = int(nr_pages.min()), int(nr_pages.max())
-            top = int(pfn.max()) >> PMD_ORDER
-            if low < 1 or high > _MAX_PAGES or int(pfn.min()) < 0 or top >= MAX_REGIONS:
-                good = (nr_pages >= 1) & (nr_pages <= _MAX_PAGES) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS)
-                self.bad_records += int(len(index) - good.sum())
-                index, pfn, nr_pages = index[good], pfn[good], nr_pages[good]
-                top = int(pfn.max(initial=0)) >> PMD_ORDER
-            self._cover(top + 3)  # the longest block reaches into the region after the next
-        kind = columns.kind[index]
-        order = np.minimum(columns.of("order", index), NR_ORDERS - 1)
-        tally = np.bincount((kind.astype(np.int64) << 4) | order, minlength=256)
-        for of in _KINDS:
-            self.by_order[of] += tally[of << 4 : (of << 4) + NR_ORDERS]
         refills = ChunkRefills(columns, self.pending) if columns.count(KindCode.REFILL) or self.pending else None
-        record = index
+        found = FoundInChunk(len(columns))
+        begin = 0
         if refills is not None and columns.count(KindCode.REFILL_UNDONE):
-            record, pfn, nr_pages = self._without_refilled_elsewhere(columns, refills, index, pfn, nr_pages)
-            kind = columns.kind[record]
-        found: list[Contradictions] = []
-        dirty: list[Ints] = []
-        for part in _parts(nr_pages):
-            self._apply_part(columns, record[part], kind[part], pfn[part], nr_pages[part], found, dirty)
-        contradictions = _joined(found) if found else None
+            for at in columns.index(KindCode.REFILL_UNDONE).tolist():
+                self._apply_until(columns, begin, at, found.found)
+                begin = at + self._apply_undone(columns, at, refills, found.found)
+        self._apply_until(columns, begin, len(columns), found.found)
+        self.bad_records += found.found.nr_bad
+        contradictions = found.contradictions()
         if refills is not None:
             if contradictions is not None:
                 contradictions = _without_racing(columns, refills, contradictions)
             self.pending = refills.carry(columns)
-        return contradictions, np.concatenate(dirty) if dirty else np.empty(0, np.int64)
+        return contradictions, found.unclean()
+
+    def _apply_until(self, columns: Columns, begin: int, end: int, found: Found) -> None:
+        while begin < end:
+            begin = apply_cache(columns.fields, begin, end, *self._arrays(), view(self._tally), found)
+            if begin < end:
+                self._make_room(columns, begin)
+
+    def _arrays(self) -> tuple[Any, Any, Any, Any, Any]:
+        rows = self.rows
+        return view(rows.slot), view(rows.flat), view(rows.dirty.view(np.uint8)), _RESULT_OF, _VERDICT_OF
+
+    def _make_room(self, columns: Columns, begin: int) -> None:
+        """Rows for the regions of all records from ``begin`` on."""
+        out = np.empty(3 * (len(columns) - begin), np.int64)
+        n = regions_without_slot(columns.fields, begin, len(columns), view(self.rows.slot), _RESULT_OF, view(out))
+        if n:
+            regions = distinct(out[:n])
+            self._cover(int(regions[-1]) + 1)
+            self._give_rows(regions)
+
+    def _apply_undone(self, columns: Columns, at: int, refills: ChunkRefills, found: Found) -> int:
+        """A REFILL_UNDONE record speaks only of what no other task refilled since. Returns 1 if that was less than all, and was done."""
+        tid, first, nr_pages, order = (int(columns.column(name)[at]) for name in ("tid", "pfn", "nr_pages", "order"))
+        taken = refills.elsewhere(at, tid, first, nr_pages)
+        if not taken or not 1 <= nr_pages <= _MAX_PAGES:
+            return 0
+        self._make_room(columns, at)
+        for pfn, n in subtract(first, nr_pages, taken):
+            apply_block(at, KindCode.REFILL_UNDONE, pfn, n, 0, *self._arrays(), found)
+        self._tally[KindCode.REFILL_UNDONE, min(order, NR_ORDERS - 1)] += 1
+        return 1
 
     def _cover(self, nr_regions: int) -> None:
         if nr_regions > len(self.rows.slot):
             self.rows.cover(-(-max(nr_regions, len(self.rows.slot) * 5 // 4) // 512) * 512)
 
-    def _apply_part(
-        self,
-        columns: Columns,
-        record: Ints,
-        kind: Bytes,
-        pfn: Ints,
-        nr_pages: Ints,
-        found: list[Contradictions],
-        dirty: list[Ints],
-    ) -> None:
-        of: Ints | None = None
-        if int(nr_pages.max(initial=1)) > 1:
-            of = np.repeat(np.arange(len(pfn)), nr_pages)
-            page = pfn[of] + (np.arange(len(of)) - (np.cumsum(nr_pages) - nr_pages)[of])
-            page_kind = kind[of]
-        else:
-            page, page_kind = pfn, kind
-        region = page >> PMD_ORDER
-        slot = self.rows.slot[region]
-        if not slot.all():
-            self._give_rows(distinct(region[slot == 0]))
-            slot = self.rows.slot[region]
-        at = (slot.astype(np.int64) << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
-        self.rows.dirty[slot] = True
-        flat = self.rows.flat
-        result = _RESULT[page_kind]
-        order = stable_order(at)
-        sorted_at = at[order]
-        sorted_result = result[order]
-        again = sorted_at[1:] == sorted_at[:-1]
-        before = flat[sorted_at]
-        np.copyto(before[1:], sorted_result[:-1], where=again)
-        last = np.ones(len(order), np.bool_)
-        np.logical_not(again, out=last[:-1])
-        flat[sorted_at[last]] = sorted_result[last]
-        verdict = _VERDICTS[(page_kind[order].astype(np.intp) << 5) | before]
-        if verdict.any():
-            bad = np.flatnonzero(verdict)
-            where = order[bad]
-            found.append(_grouped(where if of is None else of[where], record, page[where], verdict[bad], before[bad]))
-        release = np.flatnonzero(kind == KindCode.RELEASE)
-        if len(release):
-            unclean = release[columns.of("aux", record[release]) > 0]
-            if len(unclean):
-                # Of a block the bytes of all its pages were counted together: only if each of them had an owner is it certain
-                # whose they are. A page that nobody had may well have what was in it before it was refilled.
-                used = np.ones(len(pfn), np.bool_)
-                never = order[(before & USED) == 0]
-                used[never if of is None else of[never]] = False
-                dirty.append(record[unclean[used[unclean]]])
-
     def _give_rows(self, regions: Ints) -> None:
         self.rows.take(regions, fill=0)
-
-    @staticmethod
-    def _without_refilled_elsewhere(
-        columns: Columns, refills: ChunkRefills, record: Ints, pfn: Ints, nr_pages: Ints
-    ) -> tuple[Ints, Ints, Ints]:
-        """The same runs of pages, but a REFILL_UNDONE speaks only of what no other task refilled since."""
-        whole = np.ones(len(record), np.bool_)
-        pieces: list[tuple[int, int, int]] = []
-        for at in np.flatnonzero(columns.kind[record] == KindCode.REFILL_UNDONE).tolist():
-            position, first, n = int(record[at]), int(pfn[at]), int(nr_pages[at])
-            taken = refills.elsewhere(position, int(columns.column("tid")[position]), first, n)
-            if taken:
-                whole[at] = False
-                pieces += [(position, *rest) for rest in subtract(first, n, taken)]
-        if whole.all():
-            return record, pfn, nr_pages
-        more = np.array(pieces, np.int64).reshape(-1, 3)
-        record, pfn, nr_pages = (np.concatenate([column[whole], more[:, i]]) for i, column in enumerate((record, pfn, nr_pages)))
-        order = stable_order(record)
-        return record[order], pfn[order], nr_pages[order]
 
     # Readings
 
@@ -410,42 +370,6 @@ def _fold(free: NDArray[np.bool_]) -> Ints:
         whole = whole[:, 0::2] & whole[:, 1::2]
         counts[:, order] = whole.sum(axis=1)
     return counts
-
-
-def _parts(nr_pages: Ints) -> list[slice]:
-    """Slices of at most about _PAGES_AT_ONCE pages each, so that blocks of high orders do not take much memory at once."""
-    if not len(nr_pages):
-        return []
-    total = np.cumsum(nr_pages)
-    if int(total[-1]) <= _PAGES_AT_ONCE:
-        return [slice(0, len(nr_pages))]
-    cuts = np.flatnonzero(np.diff(total // _PAGES_AT_ONCE)) + 1
-    edges = [0, *cuts.tolist(), len(nr_pages)]
-    return [slice(a, b) for a, b in pairwise(edges)]
-
-
-def _grouped(of: Ints, record: Ints, page: Ints, verdict: Bytes, state: Bytes) -> Contradictions:
-    """Contradictions page by page (in the order of pages) put together record by record."""
-    order = stable_order(of)
-    of, page, verdict, state = of[order], page[order], verdict[order], state[order]
-    first = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]]))
-    # The worst page speaks for the record: CERTAIN before CAPTURED.
-    worst = np.minimum.reduceat(verdict, first)
-    which = np.flatnonzero(verdict == np.repeat(worst, np.diff(first, append=len(of))))
-    which = which[np.searchsorted(which, first)]
-    return Contradictions(record[of[first]], verdict[which], page[which], state[which], np.diff(first, append=len(of)))
-
-
-def _joined(found: list[Contradictions]) -> Contradictions:
-    if len(found) == 1:
-        return found[0]
-    return Contradictions(
-        np.concatenate([f.record for f in found]),
-        np.concatenate([f.verdict for f in found]),
-        np.concatenate([f.pfn for f in found]),
-        np.concatenate([f.state for f in found]),
-        np.concatenate([f.nr_pages for f in found]),
-    )
 
 
 def _without_racing(columns: Columns, refills: ChunkRefills, found: Contradictions) -> Contradictions | None:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# C types for loops.py. Fields of records are read where they lie: strided, and perhaps not writable.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cimport cython
+
+cdef int64_t _TASK, _STACK, _SPLIT, _SET_DIRECT_MAP, _REFILL, _ALLOC, _FREE, _RELEASE, _REFILL_UNDONE, _FAILED, _NR_ORDERS
+cdef int64_t _MAX_PAGES, _PMD_ORDER, _PAGE_MASK, _USED, _MAX_REGIONS, _EVENTS, _ALLOCATED, _FREED, _SET_DIRECT_MAP_CALLS, _SPLITS, _REFILLS
+
+cdef class Fields:
+    cdef readonly int64_t nr
+    cdef const uint8_t[:] kind, order
+    cdef const uint64_t[:] pfn
+    cdef const uint32_t[:] nr_pages, tid, tgid
+    cdef const int32_t[:] aux
+    cdef const uint16_t[:] flags
+
+cdef class Found:
+    cdef public int64_t nr_found, nr_unclean, nr_bad
+    cdef int64_t[::1] record, pfn, nr_pages, unclean
+    cdef uint8_t[::1] verdict, state
+
+cdef bint _is_of_block(Fields fields, int64_t i, int64_t kind, const uint8_t[::1] result) noexcept
+cdef bint _is_good(uint64_t first, int64_t nr_pages) noexcept
+@cython.locals(i=int64_t, n=int64_t, region=int64_t, last=int64_t)
+cpdef int64_t regions_without_slot(Fields fields, int64_t begin, int64_t end, int32_t[::1] slot, const uint8_t[::1] result, int64_t[::1] out) except -1
+@cython.locals(i=int64_t, kind=int64_t, nr_pages=int64_t, first=uint64_t, region=int64_t, last=int64_t, order=int64_t)
+cpdef int64_t apply_cache(Fields fields, int64_t begin, int64_t end, int32_t[::1] slot, uint8_t[::1] pages, uint8_t[::1] dirty, const uint8_t[::1] result, const uint8_t[:, ::1] verdicts, int64_t[:, ::1] tally, Found found) except -1
+@cython.locals(worst=int64_t, nr_wrong=int64_t, wrong_page=int64_t, wrong_state=int64_t, used=int64_t, after=uint8_t, page=int64_t, end=int64_t, row=int64_t, at=int64_t, before=uint8_t, verdict=int64_t, n=int64_t)
+cpdef void apply_block(int64_t record, int64_t kind, int64_t first, int64_t nr_pages, int64_t aux, int32_t[::1] slot, uint8_t[::1] pages, uint8_t[::1] dirty, const uint8_t[::1] result, const uint8_t[:, ::1] verdicts, Found found) noexcept
+@cython.locals(n=int64_t, i=int64_t, kind=int64_t, tid=int64_t, at=int64_t, ref=int64_t)
+cpdef int64_t refill_ends(Fields fields, int64_t[::1] open_tid, int64_t[::1] open_ref, int64_t nr_open, int64_t[::1] index, int64_t[::1] ends, int64_t[::1] carried) except -1
+@cython.locals(i=int64_t, kind=int64_t, tgid=int64_t, row=int64_t)
+cpdef int64_t count_by_process(Fields fields, int64_t begin, int64_t end, int64_t max_tgid, int32_t[::1] row_of, int64_t[:, ::1] sums) except -1
+@cython.locals(run=int64_t, longest=int64_t, end=int64_t, i=int64_t, level=uint8_t)
+cpdef int64_t sum_levels(const uint8_t[::1] levels, const int32_t[::1] slot, const uint8_t[::1] was_split, const uint8_t[::1] was_absent, int64_t k4, const uint8_t[::1] whole, int64_t[::1] counts) except -1
