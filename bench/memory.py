@@ -6,7 +6,6 @@ The ring is a real one that another process fills, as the loader's programs woul
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from bench import bpf_run, worst
+from bench.memory_child import RING_BYTES
 from bench.rows import Goal, Row, emit, not_measured, row
 
-RING_BYTES = 16 << 20
 START_GOAL = Goal(60, at_least=False)
 FLAT = 1.1
 """Flat: not more than a tenth above the start, whatever the number of events."""
@@ -24,61 +23,17 @@ PERCENTS = (1, 10, 100)
 TEN_MILLION = 10_000_000
 
 
-def rss_mb(field: str = "VmRSS") -> float:
-    """Resident size of this process in MB (10**6 bytes); ``VmHWM``: the most it ever was."""
-    with open("/proc/self/status") as file:
-        kib = next(int(line.split()[1]) for line in file if line.startswith(field + ":"))
-    return kib * 1024 / 1e6
-
-
-class Daemon:
-    """Everything that ``uaptrace serve`` keeps in memory, with a state fed from the given ring."""
-
-    def __init__(self, ring_fd: int | None, nr_regions: int, nr_split: int) -> None:
-        import uaptrace.commands.serve
-        import uaptrace.session  # noqa: F401
-        from uaptrace.exporter.server import serve
-        from uaptrace.model.state import KernelState
-        from uaptrace.sources.ring import MappedRing
-
-        self.ring: Any = MappedRing(ring_fd, RING_BYTES) if ring_fd is not None else None
-        self.state = KernelState()
-        self.state.update(worst.start())
-        self.state.update(worst.reading(nr_regions, nr_split))
-        gc.collect()
-        self.server = serve(lambda: self.state.snapshot(1, 0.0), "127.0.0.1:0")
-
-    def drain(self) -> int:
-        from uaptrace.model.updates import Records
-
-        taken = 0
-        while len(batch := self.ring.drain(1 << 20)):
-            taken += len(batch)
-            self.state.update(Records(batch))
-        self.state.snapshot(1, 0.0)
-        return taken
-
-
-def child(case: str, argument: str) -> None:
-    """One case; prints figures, one line for each step."""
-    if case == "events":
-        # 64 GiB, 64 regions of it split: what the events below change.
-        daemon = Daemon(int(argument), 32768, 32768 // 512)
-        print(0, rss_mb(), rss_mb("VmHWM"), flush=True)
-        for _ in sys.stdin:
-            print(daemon.drain(), rss_mb(), rss_mb("VmHWM"), flush=True)
-    elif case == "layout":
-        nr_split = worst.REGIONS_PER_TIB * int(argument) // 100
-        daemon = Daemon(None, worst.REGIONS_PER_TIB, nr_split)
-        daemon.state.snapshot(1, 0.0)
-        print(nr_split, rss_mb(), rss_mb("VmHWM"), flush=True)
-    else:
-        raise SystemExit(f"no such case: {case}")
-    os._exit(0)
-
-
 def _run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "bench.memory", *arguments], stdout=subprocess.PIPE, text=True, **options)
+    """A child without what this machine's Python imports at its start by itself (.pth files, an editable installation's finder)."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-S", "-m", "bench.memory_child", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
+
+
+def bare_mb(*options: str) -> float:
+    """Resident size of a Python that does nothing."""
+    code = "print(next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS:')) * 1024 / 1e6)"
+    return float(subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def measure_events() -> list[Row]:
@@ -101,8 +56,17 @@ def measure_events() -> list[Row]:
         sizes.append(float(size))
     process.communicate()
     ring_mb = RING_BYTES / 1e6
+    hooks_mb = bare_mb() - bare_mb("-S")
+    note = f"of which {ring_mb:.0f} MB are the ring, shared with the kernel; without what this machine's Python imports at its start by "
+    note += f"itself ({hooks_mb:.1f} MB)"
     return [
-        row("rss.start_mb", [start], "MB", goal=START_GOAL, note=f"of which {ring_mb:.0f} MB are the ring, shared with the kernel"),
+        row(
+            "rss.start_mb",
+            [start],
+            "MB",
+            goal=START_GOAL,
+            note=f"of which {ring_mb:.0f} MB are the ring, shared with the kernel; what this Python imports by itself at its start is left out ({hooks_mb:.1f} MB here)",
+        ),
         row(
             "rss.after_10m_events_mb",
             [sizes[-1]],
@@ -130,8 +94,6 @@ def measure_layouts() -> list[Row]:
 
 
 def main() -> int:
-    if len(sys.argv) == 3:
-        child(sys.argv[1], sys.argv[2])
     if why := bpf_run.why_not():
         emit([not_measured("rss.start_mb", "MB", why, START_GOAL), not_measured("rss.after_10m_events_mb", "MB", why)])
     else:

@@ -91,7 +91,8 @@ def boot_row(row: Row) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     out = folder / "result.json"
-    out.unlink(missing_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
     command = [str(TOP / "kernel/boot"), "--kernel", row.kernel, "--memory", row.memory, "--cpus", "2", "--timeout", "1500"]
     if row.levels == 4:
         command += ["--append", "no5lvl"]
