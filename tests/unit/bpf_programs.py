@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from bench import bpf_run
 
 run = bpf_run.run
+why_not = bpf_run.why_not
 
 
 def compile_text(text: str) -> Any:

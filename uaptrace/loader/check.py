@@ -115,6 +115,13 @@ def check(facts: HostFacts, kcore_error: str | None, bpf_error: str | None) -> C
             "" if facts.attachable is not None else "mount -t tracefs tracefs /sys/kernel/tracing",
             fatal=False,
         ),
+        Finding(
+            "compiled model",
+            True,
+            "compiled" if facts.loops_compiled else "not compiled: fewer events a second are taken in (docs/performance.md)",
+            "" if facts.loops_compiled else "apt-get install gcc python3-dev, and install uaptrace again",
+            fatal=False,
+        ),
     ]
     hooks: tuple[PlannedHook, ...] = ()
     try:

@@ -28,6 +28,8 @@ class HostFacts:
     """Functions that ftrace can hook, of those asked for; None where tracefs cannot be read."""
     symbols: dict[str, int] = field(default_factory=dict)
     """Addresses of those asked for that the kernel has; 0 where addresses are hidden."""
+    loops_compiled: bool = True
+    """Whether the model's loops run compiled: as Python they take many times as long."""
     bpf_denied: str = ""
     """Why the kernel refuses tracing programs; empty where it was not seen to."""
 
@@ -43,6 +45,7 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
         bcc_found=found,
         bcc_reason=reason,
         attachable=_attachable(names, root),
+        loops_compiled=_loops_compiled(),
         symbols=parse_kallsyms(_read_bytes(root / "proc/kallsyms") or b"", names),
     )
 
@@ -93,6 +96,11 @@ def _find_bcc() -> tuple[bool, str]:
     if not (Path(spec.origin).parent / "libbcc.py").exists():
         return False, f"the package bcc in {Path(spec.origin).parent} is not the BPF Compiler Collection"
     return True, ""
+
+
+def _loops_compiled() -> bool:
+    spec = importlib.util.find_spec("uaptrace.model.loops")
+    return spec is not None and not str(spec.origin).endswith(".py")
 
 
 def _lockdown_in_log(root: Path) -> str | None:

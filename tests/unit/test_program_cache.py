@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one start compiled serves the next, and only root's own files ever go into the kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import bpf_programs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uaptrace.loader import bcc_programs, program_cache
+from uaptrace.loader.compiled import Compiled, MapSpec, from_bytes, with_fds, with_places
+from uaptrace.loader.program import bpf_folder, use_stub_headers
+
+ME = os.getuid()
+SMALL = Compiled({"ring": MapSpec(27, 0, 0, 4096, 0)}, {"f": bytes.fromhex("1811000000000000 0000000000000000 9500000000000000")})
+
+
+@st.composite
+def code(draw: st.DrawFn, nr_maps: int = 4) -> bytes:
+    """Instructions, some of which load one of the maps, and some a constant that looks like another instruction."""
+    parts = []
+    for _ in range(draw(st.integers(0, 12))):
+        what = draw(st.sampled_from(["map", "constant", "other"]))
+        if what == "map":
+            parts += [bytes([0x18, 0x11, 0, 0]) + draw(st.integers(0, nr_maps - 1)).to_bytes(4, "little"), bytes(8)]
+        elif what == "constant":
+            parts += [bytes([0x18, 0x01, 0, 0]) + draw(st.binary(min_size=4, max_size=4)), bytes(4) + bytes([0x18, 0x11, 1, 1])]
+        else:
+            parts.append(bytes([draw(st.sampled_from([0x07, 0x85, 0xB7, 0x95]))]) + draw(st.binary(min_size=7, max_size=7)))
+    return b"".join(parts)
+
+
+@given(code(), st.lists(st.integers(3, 2**31 - 1), min_size=4, max_size=4, unique=True))
+def test_maps_are_put_in_and_taken_out_and_nothing_else_changes(places: bytes, fds: list[int]) -> None:
+    ready = with_fds(places, fds)
+    assert with_places(ready, fds) == places
+    assert len(ready) == len(places)
+    at = 0
+    while at < len(places):
+        is_map = places[at] == 0x18 and places[at + 1] >> 4 == 1
+        expected = fds[int.from_bytes(places[at + 4 : at + 8], "little")].to_bytes(4, "little") if is_map else places[at + 4 : at + 8]
+        assert ready[at : at + 4] == places[at : at + 4]
+        assert ready[at + 4 : at + 8] == expected
+        step = 16 if places[at] == 0x18 else 8
+        assert ready[at + 8 : at + step] == places[at + 8 : at + step]
+        at += step
+
+
+@given(st.dictionaries(st.text(min_size=1), code(nr_maps=1)))
+def test_what_is_kept_is_what_comes_back(functions: dict[str, bytes]) -> None:
+    compiled = Compiled(SMALL.maps, functions)
+    assert from_bytes(compiled.to_bytes()) == compiled
+
+
+@given(st.one_of(st.binary(), st.text().map(str.encode), st.sampled_from([b"[]", b"{}", b'{"maps": {"a": 1}, "functions": {}}'])))
+def test_anything_else_is_refused_without_a_crash(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not compiled programs"):
+        from_bytes(data)
+
+
+def test_code_that_loads_a_map_that_there_is_not_is_refused() -> None:
+    foreign = Compiled({}, SMALL.functions)
+    with pytest.raises(ValueError, match="a map that there is not"):
+        from_bytes(foreign.to_bytes())
+
+
+def test_the_next_start_finds_it(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    program_cache.write("k", SMALL, folder, ME)
+    assert program_cache.read("k", folder, ME) == SMALL
+    assert program_cache.read("other", folder, ME) is None
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600]
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_what_others_can_write_is_not_loaded(tmp_path: Path, what: str, mode: int) -> None:
+    program_cache.write("k", SMALL, tmp_path / "cache", ME)
+    path = tmp_path / "cache" if what == "folder" else next((tmp_path / "cache").iterdir())
+    path.chmod(path.stat().st_mode | mode)
+    assert program_cache.read("k", tmp_path / "cache", ME) is None
+
+
+def test_what_another_user_wrote_is_not_loaded(tmp_path: Path) -> None:
+    program_cache.write("k", SMALL, tmp_path / "cache", ME)
+    assert program_cache.read("k", tmp_path / "cache", ME + 1) is None
+    program_cache.write("k2", SMALL, tmp_path / "cache", ME + 1)
+    assert program_cache.read("k2", tmp_path / "cache", ME) is None
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    program_cache.write("k", SMALL, tmp_path / "elsewhere", ME)
+    (tmp_path / "cache").symlink_to(tmp_path / "elsewhere")
+    assert program_cache.read("k", tmp_path / "cache", ME) is None
+    program_cache.write("k2", SMALL, tmp_path / "elsewhere", ME)
+    file = next(path for path in (tmp_path / "elsewhere").iterdir() if "k2" in path.name)
+    moved = file.rename(tmp_path / "moved")
+    file.symlink_to(moved)
+    assert program_cache.read("k2", tmp_path / "elsewhere", ME) is None
+
+
+def test_damage_means_compiling_again(tmp_path: Path) -> None:
+    program_cache.write("k", SMALL, tmp_path, ME)
+    next(tmp_path.iterdir()).write_bytes(b'{"maps"')
+    assert program_cache.read("k", tmp_path, ME) is None
+
+
+def test_where_nothing_can_be_kept_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    program_cache.write("k", SMALL, tmp_path / "file", ME)
+    program_cache.write("k", SMALL, tmp_path / "file" / "below", ME)
+
+
+def test_the_oldest_go(tmp_path: Path) -> None:
+    for i in range(program_cache.MAX_FILES + 3):
+        program_cache.write(f"k{i}", SMALL, tmp_path, ME)
+        os.utime(tmp_path / f"programs-k{i}.json", ns=(i, i))
+    program_cache.write("last", SMALL, tmp_path, ME)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len(names) == program_cache.MAX_FILES
+    assert "programs-last.json" in names
+    assert "programs-k0.json" not in names
+
+
+def test_the_key_tells_what_is_compiled_apart() -> None:
+    keys = [
+        program_cache.cache_key("text", ["-DA=1"], [b"header"]),
+        program_cache.cache_key("text", ["-DA=2"], [b"header"]),
+        program_cache.cache_key("text", ["-DA=1"], [b"headers"]),
+        program_cache.cache_key("text-DA=1", [], [b"header"]),
+        program_cache.cache_key("text", ["-DA", "=1"], [b"header"]),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_kept_program_runs_in_the_kernel_as_a_fresh_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket filter, which every kernel loads, with two maps: it counts its runs in one and sends each through the other."""
+    if why := bpf_programs.why_not():
+        pytest.skip(why)
+    monkeypatch.setattr(program_cache.read, "__defaults__", (tmp_path / "cache", ME))
+    monkeypatch.setattr(program_cache.write, "__defaults__", (tmp_path / "cache", ME))
+    use_stub_headers(bpf_folder())
+    text = """
+BPF_ARRAY(runs, u64, 1);
+BPF_RINGBUF_OUTPUT(ring, 1);
+int count(struct __sk_buff *skb)
+{
+	u32 zero = 0;
+	u64 *n = runs.lookup(&zero), *sent = ring.ringbuf_reserve(sizeof(*sent));
+
+	if (sent)
+		ring.ringbuf_submit(sent, 0);
+	if (!n)
+		return -1;
+	return __sync_fetch_and_add(n, 1), *n;
+}
+"""
+    import bcc
+
+    compiled_times = []
+    compile_ = bcc_programs._compile
+    monkeypatch.setattr(bcc_programs, "_compile", lambda *args: compiled_times.append(1) or compile_(*args))
+    for start in range(2):
+        compiled = bcc_programs.compiled_programs(text, [f"-I{bpf_folder()}"])
+        assert list(compiled.maps) == ["ring", "runs"]
+        maps = bcc_programs._create_maps(bcc, compiled)
+        program = bcc_programs._load(bcc, compiled, maps, b"count", bcc.BPF.SOCKET_FILTER)
+        assert program >= 0
+        assert [bpf_programs.run(program) for _ in range(3)] == [1, 2, 3], f"start {start}: each has maps of its own"
+        for fd in (program, *maps):
+            os.close(fd)
+    assert len(compiled_times) == 1
