@@ -65,7 +65,7 @@ def measure_events() -> list[Row]:
             [start],
             "MB",
             goal=START_GOAL,
-            note=f"of which {ring_mb:.0f} MB are the ring, shared with the kernel; what this Python imports by itself at its start is left out ({hooks_mb:.1f} MB here)",
+            note=note,
         ),
         row(
             "rss.after_10m_events_mb",

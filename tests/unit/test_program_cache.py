@@ -142,8 +142,6 @@ def test_a_kept_program_runs_in_the_kernel_as_a_fresh_one_does(tmp_path: Path, m
     """A socket filter, which every kernel loads, with two maps: it counts its runs in one and sends each through the other."""
     if why := bpf_programs.why_not():
         pytest.skip(why)
-    monkeypatch.setattr(program_cache.read, "__defaults__", (tmp_path / "cache", ME))
-    monkeypatch.setattr(program_cache.write, "__defaults__", (tmp_path / "cache", ME))
     use_stub_headers(bpf_folder())
     text = """
 BPF_ARRAY(runs, u64, 1);
@@ -166,7 +164,7 @@ int count(struct __sk_buff *skb)
     compile_ = bcc_programs._compile
     monkeypatch.setattr(bcc_programs, "_compile", lambda *args: compiled_times.append(1) or compile_(*args))
     for start in range(2):
-        compiled = bcc_programs.compiled_programs(text, [f"-I{bpf_folder()}"])
+        compiled = bcc_programs.compiled_programs(text, [f"-I{bpf_folder()}"], tmp_path / "cache")
         assert list(compiled.maps) == ["ring", "runs"]
         maps = bcc_programs._create_maps(bcc, compiled)
         program = bcc_programs._load(bcc, compiled, maps, b"count", bcc.BPF.SOCKET_FILTER)

@@ -96,16 +96,16 @@ def load_reader(text: str) -> tuple[int, int]:
     return program, maps[list(compiled.maps).index("window")]
 
 
-def compiled_programs(text: str, flags: Sequence[str]) -> Compiled:
+def compiled_programs(text: str, flags: Sequence[str], kept_in: Path = program_cache.FOLDER) -> Compiled:
     """The programs of the text, as an earlier start of this boot compiled them, or compiled now. Raises CannotTraceError."""
     bcc = _bcc()
     compiler = Path(bcc.libbcc.lib._name), Path(bcc.__file__)
     headers = sorted(path for path in bpf_folder().rglob("*.h"))
     key = program_cache.cache_key(text, flags, [*(str(path).encode() for path in compiler), *(path.read_bytes() for path in headers)])
-    compiled = program_cache.read(key)
+    compiled = program_cache.read(key, kept_in)
     if compiled is None:
         compiled = _compile(bcc, text, flags)
-        program_cache.write(key, compiled)
+        program_cache.write(key, compiled, kept_in)
     return compiled
 
 
