@@ -15,8 +15,8 @@ from uaptrace.wire import Batch
 from .codes import KindCode, KindSet, kind_set
 from .loops import Fields
 
-CHUNK_RECORDS: Final = 16384
-"""Records handled at a time: 1 MiB of records, so that every later pass over them finds them in the processor's cache."""
+CHUNK_RECORDS: Final = 32768
+"""Records handled at a time: 2 MiB of records, so that every later pass over them finds them in the processor's cache."""
 
 _FEW: Final = 4
 """Fewer than one in so many: picked out of the records one by one, without turning the column into an array first."""
