@@ -8,11 +8,14 @@ import concurrent.futures
 import contextlib
 import gzip
 import http.client
+import json
 import os
 import re
 import socket
 import ssl
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -549,6 +552,39 @@ def test_https(pki: Pki) -> None:
         feed.close()
         with pytest.raises(RemoteError, match="CERTIFICATE_VERIFY_FAILED"):
             RemoteFeed("127.0.0.1", server.port, tls=ssl.create_default_context()).latest()
+
+
+def test_the_commands_reach_a_daemon_that_is_guarded(pki: Pki) -> None:
+    """``--connect https://USER@HOST:PORT`` with the password from the environment, as a person would type it."""
+    users = f"basic_auth_users: {{watcher: '{bcrypt.hashpw(b'right', bcrypt.gensalt(4)).decode()}'}}"
+    with running(largest_snapshot, web_config=pki.config(users)) as server:
+
+        def connect(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "uaptrace", "splits", "--json", "--connect", target],
+                env={**os.environ, "SSL_CERT_FILE": str(pki.folder / "ca.crt"), **environment},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        address = f"127.0.0.1:{server.port}"
+        good = connect(f"https://watcher@{address}", UAPTRACE_PASSWORD="right")
+        assert good.returncode == 0, good.stderr
+        assert json.loads(good.stdout)["groups"]
+        for target, environment, said in (
+            (f"https://watcher@{address}", {"UAPTRACE_PASSWORD": "wrong"}, "wants a user name and password"),
+            (f"https://{address}", {}, "wants a user name and password"),
+            (f"https://watcher@{address}", {}, "set UAPTRACE_PASSWORD"),
+            (f"https://watcher:right@{address}", {}, "does not belong on the command line"),
+            (f"https://watcher@{address}", {"UAPTRACE_PASSWORD": "right", "SSL_CERT_FILE": os.devnull}, "CERTIFICATE_VERIFY_FAILED"),
+            (f"ftp://{address}", {}, "cannot connect to"),
+        ):
+            done = connect(target, **environment)
+            assert done.returncode != 0
+            assert said in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_plain_http_to_the_https_port_is_refused_and_counted(pki: Pki) -> None:

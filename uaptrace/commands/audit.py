@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.remote import connect_option
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import AuditFoundError
 from uaptrace.loader.hooks import PageAllocHook
@@ -18,7 +19,7 @@ from uaptrace.loader.hooks import PageAllocHook
 @click.command()
 @click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
 @ready_file_option
 @tracing_options

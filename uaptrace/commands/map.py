@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.commands.live import tracing_options
+from uaptrace.commands.remote import connect_option
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import UsageError
 from uaptrace.model.state import KernelState
@@ -35,7 +36,7 @@ WINDOW_REGIONS: Final = 16
 @click.option(
     "--duration", "duration_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Watch for so many seconds first."
 )
-@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
 @tracing_options

@@ -11,6 +11,7 @@ from typing import Any, cast
 import click
 
 from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.remote import connect_option
 from uaptrace.commands.watching import watched_snapshot
 
 
@@ -26,7 +27,7 @@ from uaptrace.commands.watching import watched_snapshot
 @click.option("--stacks", is_flag=True, help="With whole stacks.")
 @click.option("--folded", type=click.Path(path_type=Path), metavar="FILE", help="Write folded stacks for a flame graph.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--connect", metavar="HOST:PORT", help="From a running daemon.")
+@connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
 @ready_file_option

@@ -24,6 +24,7 @@ from uaptrace.commands.live import (
     stopped_by_signals,
     tracing_options,
 )
+from uaptrace.commands.remote import connect_option, open_feed
 from uaptrace.errors import UsageError
 from uaptrace.model.snapshot import Snapshot
 
@@ -32,7 +33,7 @@ from uaptrace.model.snapshot import Snapshot
 @click.option("--once", is_flag=True, help="Print one snapshot after --interval, for scripts.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: as JSON (docs/json.md).")
 @click.option("--interval", "interval_s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
-@click.option("--connect", metavar="HOST:PORT", help="Show a running daemon instead of tracing.")
+@connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show a recording.")
 @click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: begin at 90, 1:30, 50% or end.")
@@ -82,9 +83,7 @@ def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, list
 
 
 def _remote(connect: str, interval_s: float, once: bool, as_json: bool) -> None:
-    from uaptrace.sources.remote import RemoteFeed, parse_address
-
-    feed = RemoteFeed(*parse_address(connect))
+    feed = open_feed(connect)
     if once:
         first = feed.latest()
         time.sleep(interval_s)

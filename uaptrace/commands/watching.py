@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, stopped_by_signals
+from uaptrace.commands.remote import open_feed
 from uaptrace.errors import UsageError
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.model.snapshot import Snapshot
@@ -46,9 +47,7 @@ def watched_snapshot(
                 source.jump(parse_position(at_text, 0.0, source.length_s))
             snapshot = source.latest()
     elif connect is not None:
-        from uaptrace.sources.remote import RemoteFeed, parse_address
-
-        snapshot = RemoteFeed(*parse_address(connect)).latest(regions=regions)
+        snapshot = open_feed(connect).latest(regions=regions)
     else:
         with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file)) as session:
             session.keep_regions = regions
