@@ -10,15 +10,18 @@ write: the kernel's debugfs rows, vmstat, meminfo, its own page table dump, a fr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +270,12 @@ def commands(work: Path) -> dict[str, Any]:
         }.items():
             done = subprocess.run([UAPTRACE, *arguments], capture_output=True, text=True, check=False)
             out[name] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
+        with hostile_clients(9970) as attackers:
+            subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "1009"], check=True, stdout=subprocess.PIPE)
+            arguments = ["top", "--once", "--json", "--interval", "0.5", "--connect", "127.0.0.1:9970"]
+            done = subprocess.run([UAPTRACE, *arguments], capture_output=True, text=True, check=False)
+            out["attacked"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
+        out["attacked"]["attacks"] = attackers.nr
         for path in ("metrics", "readyz", "healthz", "nowhere"):
             out[f"http_{path}"] = get(f"http://127.0.0.1:9970/{path}")
         daemon.terminate()
@@ -284,6 +293,42 @@ def commands(work: Path) -> dict[str, Any]:
     out["replay"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
     out["programs_after_record"] = programs()
     return out
+
+
+class HostileClients:
+    """Connections that say nothing, and threads that send requests which never end."""
+
+    def __init__(self, port: int) -> None:
+        self.nr = 0
+        self._port = port
+        self._stop = threading.Event()
+        self._silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        self._threads = [threading.Thread(target=self._send_endlessly) for _ in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send_endlessly(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5) as client:
+                self.nr += 1
+                while not self._stop.is_set():
+                    client.sendall(b"GET /" + b"x" * 65536)
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        for client in self._silent:
+            client.close()
+
+
+@contextlib.contextmanager
+def hostile_clients(port: int) -> Iterator[HostileClients]:
+    clients = HostileClients(port)
+    try:
+        yield clients
+    finally:
+        clients.close()
 
 
 def get(url: str) -> dict[str, Any]:

@@ -269,6 +269,16 @@ def test_the_endpoint_and_its_clients_work(full: Run) -> None:
     assert commands["http_nowhere"]["status"] == 404
 
 
+def test_hostile_clients_cost_no_event(full: Run) -> None:
+    """The endpoint is under attack while the kernel sends: nothing is lost, and an honest client is told."""
+    attacked = full.result["commands"]["attacked"]
+    assert attacked["attacks"] >= 4
+    assert attacked["status"] == 0, attacked["stderr"]
+    assert attacked["json"]["lost"] == 0
+    assert attacked["json"]["exact"]
+    assert 1009 in [process["allocated_pages"] for process in attacked["json"]["processes"]]
+
+
 def test_ctrl_c_leaves_a_readable_recording_and_no_program(full: Run) -> None:
     commands = full.result["commands"]
     assert commands["record"]["status"] == 0, commands["record"]
