@@ -70,6 +70,8 @@ def main_group() -> None:
 
 def main() -> None:
     """Entry point: every expected error is one line on standard error and its documented status."""
+    # numpy's BLAS starts a thread for each processor when it is loaded; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = main_group.main(standalone_mode=False)
     except UaptraceError as error:
