@@ -164,6 +164,42 @@ def test_figures_of_the_direct_map(codes: list[int], seed: int) -> None:
     assert end == max((i + 1 for i, code in enumerate(codes) if code), default=0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.3, 0.4]]), st.integers(1, 6))
+def test_pages_of_a_row(seed: int, shares: list[float], nr: int) -> None:
+    rng = np.random.default_rng(seed)
+    pages = rng.choice(np.array([0, 1, 2], np.uint8), (nr, PAGES_PER_2M), p=shares)
+    slots = np.sort(rng.choice(nr, rng.integers(0, nr + 1), replace=False))
+
+    def after(module: Any) -> list[Any]:
+        absent, present = np.full(nr, -1, np.int16), np.full(nr, -1, np.int16)
+        module.count_pages(*(module.view(array) for array in (pages.view(np.uint64), slots, absent, present)))
+        return [absent, present]
+
+    for one, two, code in zip(after(loops), after(PLAIN), (2, 1), strict=True):
+        assert np.array_equal(one, two)
+        expected = np.full(nr, -1)
+        expected[slots] = (pages[slots] == code).sum(axis=1)
+        assert np.array_equal(one, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_sums_over_slots(seed: int, nr: int) -> None:
+    rng = np.random.default_rng(seed)
+    region_of = rng.integers(-1, 3, nr)
+    absent, present = (rng.integers(0, 513, nr).astype(np.int16) * rng.integers(0, 2, nr).astype(np.int16) for _ in range(2))
+
+    def after(module: Any) -> list[int]:
+        sums = np.zeros(4, np.int64)
+        module.sum_slots(*(module.view(array) for array in (region_of, absent, present)), 1, nr, module.view(sums))
+        return sums.tolist()
+
+    used = (region_of >= 0) & (np.arange(nr) > 0)
+    expected = [int(used.sum()), int((absent[used] != 0).sum()), int(absent[used].sum()), int(present[used].sum())]
+    assert after(loops) == after(PLAIN) == expected
+
+
 @pytest.mark.parametrize("layout", [RECORD, RING_RECORD])
 def test_a_batch_that_may_not_be_written_is_read(layout: np.dtype[Any]) -> None:
     """The ring's memory is mapped read-only."""

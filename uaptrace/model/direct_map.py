@@ -29,8 +29,6 @@ _M2: Final = int(Level.M2)
 _G1: Final = int(Level.G1)
 _PAGE_MASK: Final = PAGES_PER_2M - 1
 _ROWS_AT_ONCE: Final = 8192
-_ABSENT_BITS: Final = np.uint64(0x0202020202020202)
-_PRESENT_BITS: Final = np.uint64(0x0101010101010101)
 _NOT_DIRECT_MAP: Final = int(FlagCode.KERNEL_IMAGE | FlagCode.OTHER_MAPPING)
 _PAGE_KINDS: Final = kind_set(KindCode.SET_DIRECT_MAP, KindCode.CPA)
 _MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.CPA)
@@ -455,11 +453,8 @@ class DirectMap:
     def _recount(self) -> None:
         self._cover_slots()
         slots = self.rows.take_dirty()
-        for at in range(0, len(slots), _ROWS_AT_ONCE):
-            part = slots[at : at + _ROWS_AT_ONCE]
-            words = self.rows.pages[part].view(np.uint64)
-            self._slot_absent[part] = np.bitwise_count(words & _ABSENT_BITS).sum(axis=1, dtype=np.int16)
-            self._slot_present[part] = np.bitwise_count(words & _PRESENT_BITS).sum(axis=1, dtype=np.int16)
+        words = loops.view(self.rows.pages.view(np.uint64))
+        loops.count_pages(words, loops.view(slots), loops.view(self._slot_absent), loops.view(self._slot_present))
         whole = slots[self._slot_present[slots] == PAGES_PER_2M]
         if len(whole):
             # Wholly present again: no row is needed to say so.
@@ -468,14 +463,10 @@ class DirectMap:
             self._slot_present[whole] = 0
 
     def _sum(self) -> MapFigures:
-        n = self.rows.nr_slots
-        absent_by_slot, present_by_slot = self._slot_absent[1:n], self._slot_present[1:n]  # slot 0 is nobody's
-        used = self.rows.region_of[1:n] >= 0
-        nr_used = int(np.count_nonzero(used))
-        if nr_used < len(used):
-            absent_by_slot, present_by_slot = absent_by_slot[used], present_by_slot[used]
-        absent = int(absent_by_slot.sum(dtype=np.int64))
-        present = int(present_by_slot.sum(dtype=np.int64))
+        sums = np.zeros(4, np.int64)
+        by_slot = (loops.view(array) for array in (self.rows.region_of, self._slot_absent, self._slot_present))
+        loops.sum_slots(*by_slot, 1, self.rows.nr_slots, loops.view(sums))  # slot 0 is nobody's
+        nr_used, nr_touched, absent, present = sums.tolist()
         counts = np.zeros(258, np.int64)
         arrays = (self.levels, self.rows.slot, self._was_split.view(np.uint8), self._was_absent.view(np.uint8))
         levels, slot, was_split, was_absent = (loops.view(array) for array in arrays)
@@ -494,7 +485,7 @@ class DirectMap:
                 Level.M2: nr[_M2 | LARGE_ABSENT] * PAGES_PER_2M,
                 Level.G1: nr[_G1 | LARGE_ABSENT] * PAGES_PER_2M,
             },
-            nr_regions_touched=int(np.count_nonzero(absent_by_slot)) + large_absent,
+            nr_regions_touched=nr_touched + large_absent,
             nr_regions_split=nr_k4,
             nr_regions_stranded=nr_stranded,
             largest_intact_regions=longest,

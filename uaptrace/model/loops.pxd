@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # C types for loops.py. Fields of records are read where they lie: strided, and perhaps not writable.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cimport cython
 
 cdef int64_t _TASK, _STACK, _SPLIT, _SET_DIRECT_MAP, _REFILL, _ALLOC, _FREE, _RELEASE, _REFILL_UNDONE, _FAILED, _NR_ORDERS
 cdef int64_t _MAX_PAGES, _PMD_ORDER, _PAGE_MASK, _USED, _MAX_REGIONS, _EVENTS, _ALLOCATED, _FREED, _SET_DIRECT_MAP_CALLS, _SPLITS, _REFILLS
+
+cdef int64_t _WORDS_PER_ROW
+cdef uint64_t _ALL_BITS, _EVERY_BYTE, _EVEN_BYTES, _EVERY_PAIR
 
 cdef class Fields:
     cdef readonly int64_t nr
@@ -35,3 +38,9 @@ cpdef int64_t refill_ends(Fields fields, int64_t[::1] open_tid, int64_t[::1] ope
 cpdef int64_t count_by_process(Fields fields, int64_t begin, int64_t end, int64_t max_tgid, int32_t[::1] row_of, int64_t[:, ::1] sums) except -1
 @cython.locals(run=int64_t, longest=int64_t, end=int64_t, i=int64_t, level=uint8_t)
 cpdef int64_t sum_levels(const uint8_t[::1] levels, const int32_t[::1] slot, const uint8_t[::1] was_split, const uint8_t[::1] was_absent, int64_t k4, const uint8_t[::1] whole, int64_t[::1] counts) except -1
+@cython.locals(pairs=uint64_t)
+cdef uint64_t _sum_of_bytes(uint64_t word) noexcept
+@cython.locals(i=int64_t, row=int64_t, ones=uint64_t, twos=uint64_t, at=int64_t, word=uint64_t)
+cpdef void count_pages(const uint64_t[:, ::1] words, const int64_t[::1] slots, int16_t[::1] absent, int16_t[::1] present) noexcept
+@cython.locals(nr_used=int64_t, nr_touched=int64_t, nr_absent=int64_t, nr_present=int64_t, i=int64_t)
+cpdef void sum_slots(const int64_t[::1] region_of, const int16_t[::1] absent, const int16_t[::1] present, int64_t begin, int64_t end, int64_t[::1] sums) noexcept

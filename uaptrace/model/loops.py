@@ -37,6 +37,12 @@ USED = 4
 """State of a page of the cache: it was handed out since it was refilled."""
 _USED = USED
 
+_WORDS_PER_ROW = PAGES_PER_2M // 8
+_ALL_BITS = 0xFFFFFFFFFFFFFFFF
+_EVERY_BYTE = 0x0101010101010101
+_EVEN_BYTES = 0x00FF00FF00FF00FF
+_EVERY_PAIR = 0x0001000100010001
+
 EVENTS = 0
 ALLOCATED = 1
 FREED = 2
@@ -330,3 +336,51 @@ def sum_levels(levels: Any, slot: Any, was_split: Any, was_absent: Any, k4: int,
         i += 1
     counts[257] = longest
     return end
+
+
+def count_pages(words: Any, slots: Any, absent: Any, present: Any) -> None:
+    """Count the absent (2) and present (1) pages of the rows ``slots`` (int64) into ``absent`` and ``present`` (int16 by slot).
+
+    ``words`` uint64 (slots, 64): eight pages in each. Pages are added up side by side, one byte for each place in a word.
+    """
+    i = 0
+    while i < slots.shape[0]:
+        row = slots[i]
+        ones = 0
+        twos = 0
+        at = 0
+        while at < _WORDS_PER_ROW:
+            word = words[row, at]
+            ones += word & _EVERY_BYTE
+            twos += (word >> 1) & _EVERY_BYTE
+            at += 1
+        present[row] = _sum_of_bytes(ones)
+        absent[row] = _sum_of_bytes(twos)
+        i += 1
+
+
+def _sum_of_bytes(word: int) -> int:
+    """Of eight bytes that are 64 at most: pairs of them fit into a byte, and the sum of four pairs into two bytes."""
+    pairs = (word & _EVEN_BYTES) + ((word >> 8) & _EVEN_BYTES)
+    return ((pairs * _EVERY_PAIR) & _ALL_BITS) >> 48
+
+
+def sum_slots(region_of: Any, absent: Any, present: Any, begin: int, end: int, sums: Any) -> None:
+    """Of the slots from ``begin`` on that are some region's (``region_of`` int64, -1 where nobody's): how many there are, how many of
+    them have an absent page, and their absent and present pages (int16 by slot), into ``sums`` (int64[4])."""
+    nr_used = 0
+    nr_touched = 0
+    nr_absent = 0
+    nr_present = 0
+    i = begin
+    while i < end:
+        if region_of[i] >= 0:
+            nr_used += 1
+            nr_touched += absent[i] != 0
+            nr_absent += absent[i]
+            nr_present += present[i]
+        i += 1
+    sums[0] = nr_used
+    sums[1] = nr_touched
+    sums[2] = nr_absent
+    sums[3] = nr_present
