@@ -464,8 +464,8 @@ class DirectMap:
 
     def _sum(self) -> MapFigures:
         sums = np.zeros(4, np.int64)
-        by_slot = (loops.view(array) for array in (self.rows.region_of, self._slot_absent, self._slot_present))
-        loops.sum_slots(*by_slot, 1, self.rows.nr_slots, loops.view(sums))  # slot 0 is nobody's
+        region_of, absent_of, present_of = (loops.view(a) for a in (self.rows.region_of, self._slot_absent, self._slot_present))
+        loops.sum_slots(region_of, absent_of, present_of, 1, self.rows.nr_slots, loops.view(sums))  # slot 0 is nobody's
         nr_used, nr_touched, absent, present = sums.tolist()
         counts = np.zeros(258, np.int64)
         arrays = (self.levels, self.rows.slot, self._was_split.view(np.uint8), self._was_absent.view(np.uint8))

@@ -36,7 +36,7 @@ cpdef void apply_block(int64_t record, int64_t kind, int64_t first, int64_t nr_p
 cpdef int64_t refill_ends(Fields fields, int64_t[::1] open_tid, int64_t[::1] open_ref, int64_t nr_open, int64_t[::1] index, int64_t[::1] ends, int64_t[::1] carried) except -1
 @cython.locals(i=int64_t, kind=int64_t, tgid=int64_t, row=int64_t)
 cpdef int64_t count_by_process(Fields fields, int64_t begin, int64_t end, int64_t max_tgid, int32_t[::1] row_of, int64_t[:, ::1] sums) except -1
-@cython.locals(run=int64_t, longest=int64_t, end=int64_t, i=int64_t, level=uint8_t)
+@cython.locals(run=int64_t, longest=int64_t, end=int64_t, nr_stranded=int64_t, start=int64_t, i=int64_t, level=uint8_t)
 cpdef int64_t sum_levels(const uint8_t[::1] levels, const int32_t[::1] slot, const uint8_t[::1] was_split, const uint8_t[::1] was_absent, int64_t k4, const uint8_t[::1] whole, int64_t[::1] counts) except -1
 @cython.locals(pairs=uint64_t)
 cdef uint64_t _sum_of_bytes(uint64_t word) noexcept

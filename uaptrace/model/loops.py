@@ -319,21 +319,27 @@ def sum_levels(levels: Any, slot: Any, was_split: Any, was_absent: Any, k4: int,
     run = 0
     longest = 0
     end = 0
+    nr_stranded = 0
     i = 0
     while i < levels.shape[0]:
+        # Neighbours are mostly alike: what is added up for each run of them is not added for each region.
         level = levels[i]
-        counts[level] += 1
-        if whole[level]:
-            run += 1
-            if run > longest:
-                longest = run
+        start = i
+        if level == k4:
+            while i < levels.shape[0] and levels[i] == level:
+                if slot[i] == 0 and (was_split[i] or was_absent[i]):
+                    nr_stranded += 1
+                i += 1
         else:
-            run = 0
-            if level == k4 and slot[i] == 0 and (was_split[i] or was_absent[i]):
-                counts[256] += 1
+            while i < levels.shape[0] and levels[i] == level:
+                i += 1
+        counts[level] += i - start
+        run = run + i - start if whole[level] else 0
+        if run > longest:
+            longest = run
         if level:
-            end = i + 1
-        i += 1
+            end = i
+    counts[256] = nr_stranded
     counts[257] = longest
     return end
 
