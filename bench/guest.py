@@ -79,8 +79,11 @@ def daemon_rows(lines: list[dict[str, Any]]) -> list[Row]:
             rows.append(not_measured(f"{line['part']}.error", "", line["error"]))
         elif line["part"] == "startup":
             steps = "; ".join(line.get("loader", ()))
-            one("startup.first_event_s", line["first_event_s"], "s", EVENT_GOAL, f"{emulated}; {steps}".strip("; "))
-            one("startup.baseline_s", line["baseline_s"], "s", BASELINE_GOAL, emulated)
+            # The first start of a boot compiles, which emulation makes a minute of; the others find the programs compiled.
+            prefix, what = ("startup", "first start of the boot") if line["which"] == "first" else ("startup.again", "any later start")
+            note = "; ".join(part for part in (what, emulated, steps) if part)
+            one(f"{prefix}.first_event_s", line["first_event_s"], "s", EVENT_GOAL, note)
+            one(f"{prefix}.baseline_s", line["baseline_s"], "s", BASELINE_GOAL, note)
         elif line["part"] == "idle":
             if "ready_s" in line:
                 one(

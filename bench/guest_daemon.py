@@ -47,12 +47,12 @@ def touch_secret_page() -> None:
     area.close()
 
 
-def start_up(folder: Path) -> None:
-    """From the start of the process to the first event and to the baseline, by the kernel's own clock, which records carry."""
+def start_up(folder: Path, which: str) -> None:
+    """``which``: first (of this boot: it compiles) or again. From the start of the process to the first event and to the baseline, by the kernel's own clock, which records carry."""
     from uaptrace.model.updates import MapReading, Records, Start
     from uaptrace.recording import read_updates
 
-    path = folder / "start.uap"
+    path = folder / f"{which}.uap"
     done = threading.Event()
 
     def touch() -> None:
@@ -69,7 +69,7 @@ def start_up(folder: Path) -> None:
     done.set()
     thread.join()
     if recorder.returncode:
-        say("startup", error=recorder.stderr[-500:])
+        say("startup", which=which, error=recorder.stderr[-500:])
         return
     found: dict[str, float] = {}
     for update in read_updates(path):
@@ -80,7 +80,7 @@ def start_up(folder: Path) -> None:
         elif isinstance(update, MapReading) and update.complete:
             found.setdefault("baseline_s", (update.end_ns - begin_ns) / 1e9)
     steps = [line for line in recorder.stderr.splitlines() if line.startswith("loader +")]
-    say("startup", **found, loader=steps)
+    say("startup", which=which, **found, loader=steps)
 
 
 def process_figures(pid: int) -> tuple[float, int]:
@@ -166,7 +166,8 @@ def main() -> int:
         record_mix(arguments.mix.resolve(), arguments.mix_seconds, arguments.mix_pages)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        start_up(Path(folder))
+        start_up(Path(folder), "first")
+        start_up(Path(folder), "again")
         idle(Path(folder), arguments.idle_seconds)
     return 0
 
