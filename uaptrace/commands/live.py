@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -128,9 +129,16 @@ def live_session(
     try:
         session = Session(source, sink(source) if sink else None, on_records)
         session.start()
+        settle_garbage_collector()
         yield session
     finally:
         source.close()
+
+
+def settle_garbage_collector() -> None:
+    """What is there by now stays: the collector, which stops every thread, need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def announce(ready_file: Path | None) -> None:
