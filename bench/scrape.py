@@ -59,7 +59,7 @@ def measure() -> list[Row]:
     def feed() -> Snapshot:
         with lock:
             begin = time.thread_time()
-            snapshot = state.snapshot(clock, 0.0)
+            snapshot = state.snapshot(clock, 0.0, rows=False)  # as Session.fresh() does for a scrape
             snapshot_s.append(time.thread_time() - begin)
             return snapshot
 

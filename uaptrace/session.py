@@ -43,7 +43,10 @@ class Session:
         self._wanted = 0
         self._published = 0
         self._snapshot: Snapshot | None = None
+        self._figures: Snapshot | None = None
+        """The last one of all, with rows or without."""
         self._want_regions = False
+        self._want_rows = False
         self.keep_regions = False
         """Whether every snapshot has the region table; may be set from any thread."""
         self._last_reconcile_ns = 0
@@ -85,7 +88,7 @@ class Session:
             if due or self._asked() or self._reconcile_due():
                 self._settle()
             if due or self._asked():
-                self._publish()
+                self._publish(rows=due)
                 if interval_s is not None:
                     next_publish = max(next_publish + interval_s, now)
 
@@ -119,15 +122,19 @@ class Session:
         """The last snapshot that was published, however old."""
         return self._snapshot
 
-    def fresh(self, timeout_s: float = 2.0, *, regions: bool = False) -> Snapshot | None:
-        """A snapshot made after this call; the last one there is when the loop does not get to it in time."""
+    def fresh(self, timeout_s: float = 2.0, *, regions: bool = False, rows: bool = True) -> Snapshot | None:
+        """A snapshot made after this call; the last one there is when the loop does not get to it in time.
+
+        Without ``rows`` (see KernelState.snapshot) it may lack them, and takes half the time.
+        """
         with self._lock:
             self._wanted += 1
             ticket = self._wanted
             self._want_regions = self._want_regions or regions
+            self._want_rows = self._want_rows or rows
             self._source.wake()
             self._lock.wait_for(lambda: self._published >= ticket or self._stopping, timeout_s)
-            return self._snapshot
+            return self._snapshot if rows else self._figures
 
     # ---- inside ----
 
@@ -202,21 +209,25 @@ class Session:
             regions.extend(split_regions(reading))
         return regions
 
-    def _publish(self) -> Snapshot:
+    def _publish(self, *, rows: bool = True) -> Snapshot:
         with self._lock:
             ticket, regions = self._wanted, self._want_regions or self.keep_regions
-        snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions)
+            rows = rows or self._want_rows
+        snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions, rows=rows)
         unknown = {row.cgroup_id for row in snapshot.processes if not row.cgroup and row.cgroup_id} - self._known_cgroups
         unknown |= {row.cgroup_id for row in snapshot.split_rows if not row.cgroup and row.cgroup_id} - self._known_cgroups
         if unknown:
             self._known_cgroups |= unknown
             for update in self._source.cgroups(unknown):
                 self._handle(update)
-            snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions)
+            snapshot = self._state.snapshot(time.monotonic_ns(), time.time(), regions=regions, rows=rows)
         with self._lock:
-            self._snapshot = snapshot
+            self._figures = snapshot
+            if rows:
+                self._snapshot = snapshot
             self._published = ticket
             if self._wanted == ticket:
                 self._want_regions = False
+                self._want_rows = False
             self._lock.notify_all()
         return snapshot

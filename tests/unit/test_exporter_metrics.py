@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.process_collector import ProcessCollector
+from simulated_host import host_updates
 
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
@@ -370,3 +371,16 @@ def test_before_the_page_tables_were_read_the_direct_map_is_absent_not_small() -
     assert "uaptrace_state_exact" in names
     state.update(update)
     assert "uaptrace_direct_map_bytes" in {family.name for family in snapshot_families(state.snapshot(0, 0.0))}
+
+
+def test_a_scrape_shows_nothing_that_is_left_out_of_its_snapshot() -> None:
+    """Rows of splits and processes are not made for a scrape: they take as long as all the rest."""
+    state = KernelState()
+    for update in host_updates():
+        state.update(update)
+    whole, figures = state.snapshot(10**12, 1.0), state.snapshot(10**12, 1.0, rows=False)
+    assert whole.processes
+    assert whole.split_rows
+    assert not figures.processes
+    assert not figures.split_rows
+    assert list(snapshot_families(figures)) == list(snapshot_families(whole))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def serve(
         return
     # The file is made by whoever may write to its folder, as a recording is.
     with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
-        server = serve_endpoint(session.fresh, listen, config, region_feed=lambda: session.fresh(regions=True))
+        region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
+        server = serve_endpoint(session.fresh, listen, config, region_feed=region_feed, figures_feed=figures_feed)
         with server, stopped_by_signals(session.stop):
             _announce(server.url, ready_file)
             session.run(None)

@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,5 +135,6 @@ def _endpoint(session: Any, listen: str | None) -> Iterator[None]:
         return
     from uaptrace.exporter.server import serve
 
-    with serve(session.fresh, listen, region_feed=lambda: session.fresh(regions=True)):
+    region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
+    with serve(session.fresh, listen, region_feed=region_feed, figures_feed=figures_feed):
         yield

@@ -44,16 +44,18 @@ def serve(
     web_config: ConfigWatch | WebConfig | None = None,
     *,
     region_feed: Feed | None = None,
+    figures_feed: Feed | None = None,
     limits: Limits | None = None,
     feed_timeout_s: float = 5.0,
 ) -> Server:
     """Start the endpoint in threads of its own and return at once; raises UsageError where it cannot listen.
 
     ``feed`` gives the newest snapshot; ``region_feed`` the same with Snapshot.regions, for ``/snapshot?regions=1``
-    (without it, ``feed`` is asked). Both are called outside the server's own thread, so they may wait for the tracing
-    loop; after ``feed_timeout_s`` the client is told so. ``web_config``: ConfigWatch(path) to follow a file.
+    (without it, ``feed`` is asked), ``figures_feed`` the same without rows of splits and processes, which /metrics does
+    not show. All are called outside the server's own thread, so they may wait for the tracing loop; after
+    ``feed_timeout_s`` the client is told so. ``web_config``: ConfigWatch(path) to follow a file.
     """
-    return Server(feed, listen, web_config, region_feed or feed, limits or Limits(), feed_timeout_s)
+    return Server(feed, listen, web_config, region_feed or feed, figures_feed or feed, limits or Limits(), feed_timeout_s)
 
 
 class Server:
@@ -65,11 +67,13 @@ class Server:
         listen: str,
         web_config: ConfigWatch | WebConfig | None,
         region_feed: Feed,
+        figures_feed: Feed,
         limits: Limits,
         feed_timeout_s: float,
     ) -> None:
         self._feed = feed
         self._region_feed = region_feed
+        self._figures_feed = figures_feed
         self._feed_timeout_s = feed_timeout_s
         self._config: Callable[[], WebConfig]
         if isinstance(web_config, ConfigWatch):
@@ -173,7 +177,7 @@ class Server:
 
     async def _metrics(self, request: Request) -> Response:
         accept, encoding = request.headers.get("accept", ""), request.headers.get("accept-encoding", "")
-        body, headers = await self._in_state_thread(partial(self._renderer.scrape, self._feed, accept, encoding))
+        body, headers = await self._in_state_thread(partial(self._renderer.scrape, self._figures_feed, accept, encoding))
         return Response(HTTPStatus.OK, body, headers)
 
     async def _snapshot(self, request: Request) -> Response:
@@ -192,7 +196,7 @@ class Server:
         return Response.text(HTTPStatus.OK, "ok")
 
     async def _ready(self, request: Request) -> Response:
-        why_not = await self._in_state_thread(lambda: readiness(self._feed()))
+        why_not = await self._in_state_thread(lambda: readiness(self._figures_feed()))
         if why_not is None:
             return Response.text(HTTPStatus.OK, "ok")
         return Response.text(HTTPStatus.SERVICE_UNAVAILABLE, why_not)

@@ -281,8 +281,11 @@ class KernelState:
     def _is_exact(self) -> bool:
         return not self._reasons()
 
-    def snapshot(self, time_ns: int, wall_time_s: float, *, regions: bool = False) -> Snapshot:
-        """The state at ``time_ns`` (CLOCK_MONOTONIC of the traced host). ``regions``: with the table for pictures."""
+    def snapshot(self, time_ns: int, wall_time_s: float, *, regions: bool = False, rows: bool = True) -> Snapshot:
+        """The state at ``time_ns`` (CLOCK_MONOTONIC of the traced host).
+
+        ``regions``: with the table for pictures; ``rows``: with splits and processes one by one, which metrics do without.
+        """
         reasons = self._reasons()
         if not reasons:
             self._last_exact_ns = max(time_ns, self._last_exact_ns or 0)
@@ -317,8 +320,8 @@ class KernelState:
             if has_series
             else None,
             counters={c.name.lower(): self._count(c) for c in SCALAR_COUNTERS if c not in self._not_counted},
-            processes=self._processes.rows(self._names),
-            split_rows=self._ledger.rows(self._names),
+            processes=self._processes.rows(self._names) if rows else (),
+            split_rows=self._ledger.rows(self._names) if rows else (),
             audit=self._audit.rows(self._names, self.direct_map.nr_still_split(emptied)),
             hooks=self._start.hooks,
             reconcile_error_bytes=self._meminfo.error_bytes,
