@@ -27,13 +27,15 @@ class Rows:
         """ValueError (or Arrow's own) where the batch is damaged."""
         self._text = batch.column("text")
         self._data = batch.column("data")
-        # The offsets of strings come from the file: an unchecked one would be read outside the buffer.
-        self._text.validate(full=True)
-        self._data.validate(full=True)
         self.nr_rows = int(batch.num_rows)
         self.codes: NDArray[np.int16] = batch.column("kind").indices.to_numpy()
         self._batch = batch
         self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
+        if len(self._update_rows) or np.isin(self.codes, (Kind.TASK, Kind.STACK)).any():
+            # The offsets of strings come from the file: an unchecked one would be read outside the buffer. Most batches have
+            # none that anyone reads.
+            self._text.validate(full=True)
+            self._data.validate(full=True)
 
     @property
     def nr_repeated(self) -> int:
