@@ -521,3 +521,17 @@ def test_version_1_stays_readable() -> None:
         state.update(update)
     snapshot = state.snapshot(0, 0.0)
     assert (snapshot.exactness.exact, snapshot.splits.by_level(Level.M2), snapshot.direct_map.total_bytes) == (True, 2, 5 << 30)
+
+
+def test_neither_writing_nor_reading_imports_pandas(tmp_path: Path) -> None:
+    """Arrow imports it, where it is installed, to ask whether what it is given is of it: most of a second at each start."""
+    code = f"""
+import sys
+from uaptrace.recording import RecordingWriter, read_updates
+with RecordingWriter({str(tmp_path / "copy.uap")!r}) as writer:
+    for update in read_updates({str(Path(__file__).parents[1] / "data" / "debian-6.1.uaptrace")!r}):
+        writer.write(update)
+print([name for name in ("pandas", "pyarrow.compute") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

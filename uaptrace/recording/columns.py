@@ -36,7 +36,7 @@ class ColumnBuffer:
         self._columns: dict[str, NDArray[np.generic]] = {c.name: np.zeros(BATCH_ROWS, c.dtype) for c in COLUMNS}
         self._payloads: list[tuple[int, bytes, bytes]] = []
         self._schema = arrow_schema()
-        self._names = pa.array(kind_names())
+        self._names = _strings(kind_names())
 
     @property
     def room(self) -> int:
@@ -83,8 +83,8 @@ class ColumnBuffer:
                 self._move_overlay(records[found], found, kind, names)
         for row, code in self._update_rows:
             kinds[row] = code
-        arrays = [pa.DictionaryArray.from_arrays(pa.array(kinds), self._names, safe=False)]
-        arrays += [pa.array(column[:n]) for column in self._columns.values()]
+        arrays = [pa.DictionaryArray.from_arrays(_borrowed(kinds), self._names, safe=False)]
+        arrays += [_borrowed(column[:n]) for column in self._columns.values()]
         rows = np.array([row for row, _, _ in self._payloads], np.int64)
         arrays.append(_sparse(pa.utf8(), n, rows, [text for _, text, _ in self._payloads]))
         arrays.append(_sparse(pa.binary(), n, rows, [data for _, _, data in self._payloads]))
@@ -107,6 +107,18 @@ class ColumnBuffer:
     def _add_payload(self, row: int, text: bytes, data: bytes) -> None:
         self._payloads.append((row, text, data))
         self.nr_payload_bytes += len(text) + len(data)
+
+
+# pa.array() is not used: it looks whether what it is given is of pandas, and imports pandas for that, which takes most of a second.
+
+
+def _borrowed(values: NDArray[np.generic]) -> pa.Array:
+    """An Arrow array on the memory of a numpy array, which must stay as it is."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _strings(values: list[str]) -> pa.Array:
+    return _sparse(pa.utf8(), len(values), np.arange(len(values)), [value.encode() for value in values])
 
 
 def _sparse(type_: pa.DataType, nr_rows: int, rows: NDArray[np.int64], values: list[bytes]) -> pa.Array:

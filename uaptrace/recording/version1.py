@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from uaptrace.events import Kind
 from uaptrace.model.updates import Records, Update
@@ -28,7 +28,7 @@ class Rows:
         self._text = batch.column("text")
         self._data = batch.column("data")
         self.nr_rows = int(batch.num_rows)
-        self.codes: NDArray[np.int16] = batch.column("kind").indices.to_numpy()
+        self.codes: NDArray[np.int16] = _numbers(batch.column("kind").indices, np.int16)
         self._batch = batch
         self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
         if len(self._update_rows) or np.isin(self.codes, (Kind.TASK, Kind.STACK)).any():
@@ -47,7 +47,7 @@ class Rows:
     @property
     def time_ns(self) -> NDArray[np.uint64]:
         """Times of all rows."""
-        return self._batch.column("time_ns").to_numpy()  # type: ignore[no-any-return]
+        return _numbers(self._batch.column("time_ns"), np.uint64)
 
     def updates(self, skip: int = 0) -> Iterator[Update]:
         """Updates in order, without the first ``skip`` rows. Neighbouring records are one Records."""
@@ -72,13 +72,14 @@ class Rows:
         # Codes of other updates wrap to some byte here; those rows are never handed out.
         records["kind"] = self.codes.astype(np.uint8)
         for column in schema.COLUMNS:
-            records[column.name] = self._batch.column(column.name).to_numpy()
+            records[column.name] = _numbers(self._batch.column(column.name), column.dtype)
         for kind, names in ((Kind.TASK, TASK_COLUMNS), (Kind.STACK, STACK_COLUMNS)):
             rows = np.flatnonzero(self.codes == kind)
             if not len(rows):
                 continue
             overlay = np.dtype([(name, RECORD[name]) for name in names])
-            raw = b"".join(self._data.take(pa.array(rows)).to_pylist())
+            # One by one: take() of the rows imports all of Arrow's functions, which takes longer than reading most recordings.
+            raw = b"".join([self._data[row].as_py() for row in rows.tolist()])
             packed = np.frombuffer(raw, overlay)
             if len(packed) != len(rows):
                 raise ValueError("bytes of names or stacks are missing")
@@ -86,3 +87,12 @@ class Rows:
                 column_of = records[name]
                 column_of[rows] = packed[name]
         return records
+
+
+def _numbers(array: pa.Array, dtype: DTypeLike) -> NDArray[Any]:
+    """The numbers of an Arrow array where they lie; its to_numpy() would import pandas. ValueError where some are missing."""
+    wanted = np.dtype(dtype)
+    buffer = array.buffers()[1]
+    if array.null_count or (buffer is None and len(array)):
+        raise ValueError("numbers are missing")
+    return np.frombuffer(buffer, wanted, len(array), array.offset * wanted.itemsize) if len(array) else np.empty(0, wanted)
