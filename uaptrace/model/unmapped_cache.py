@@ -195,7 +195,7 @@ class UnmappedCache:
         if not taken or not 1 <= nr_pages <= _MAX_PAGES:
             return 0
         self._make_room(columns, at)
-        for pfn, n in subtract(first, nr_pages, taken):
+        for pfn, n in subtract(first, nr_pages, taken):  # several blocks of one record: it contradicts nothing, so ``found`` has room
             apply_block(at, KindCode.REFILL_UNDONE, pfn, n, 0, *self._arrays(), found)
         self._tally[KindCode.REFILL_UNDONE, min(order, NR_ORDERS - 1)] += 1
         return 1
