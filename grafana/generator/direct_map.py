@@ -37,7 +37,7 @@ LARGE = metric("direct_map_bytes", level="2m|1g")
 ALL_BYTES = f"({total(metric('direct_map_bytes'))} + {total(metric('direct_map_absent_bytes'))})"
 LARGE_SHARE_STEPS = thresholds(RED, (0.5, ORANGE), (0.8, YELLOW), (0.95, GREEN))
 MAP_HOOKS = "cpa|flush_all|set_invalid|set_default"
-CACHE_HOOKS = "cache_alloc|cache_free|cache_release|flush_range|shrink_scan|shrink_count|alloc_pages"
+CACHE_HOOKS = "cache_alloc|cache_free|cache_release|flush_range|shrink_scan|shrink_count|page_alloc|alloc_pages"
 """Hooks that exactness needs on every kernel, and on one with the unmapped cache; the others are optional."""
 EXACT_NAMES = value_names({0: ("not exact", RED), 1: ("exact", GREEN)})
 LEVEL_COLORS = (named_color("1G", "dark-green"), named_color("2M", "green"), named_color("4K", ORANGE), named_color("absent", PURPLE))

@@ -88,7 +88,8 @@ def test_the_kind_and_the_help_of_each_metric_reach_prometheus(updates: Sequence
         state.update(update)
     snapshot = state.snapshot(10**12, 1_750_000_000.5)
     with serve(lambda: snapshot, "127.0.0.1:0") as server, running(tmp_path, {"host-1": f"127.0.0.1:{server.port}"}) as prometheus:
-        wait_for(lambda: bool(prometheus.get("/api/v1/metadata")["data"]))
+        # A scrape that is over: while it is taken in, some of the metadata are not there yet.
+        wait_for(lambda: bool(prometheus.get("/api/v1/query", {"query": "up == 1"})["data"]["result"]))
         metadata = prometheus.get("/api/v1/metadata")["data"]
     for family in snapshot_families(snapshot):
         # Prometheus asks for OpenMetrics, whose names of families have no suffix.
