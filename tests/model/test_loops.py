@@ -3,11 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import sysconfig
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import uaptrace.model
+from tests.plain import CAN_COMPILE, as_python
 from uaptrace.events import Flag, Kind
 from uaptrace.model import loops, unmapped_cache
 from uaptrace.units import PAGES_PER_2M
@@ -24,23 +19,12 @@ from uaptrace.wire import RECORD, RING_RECORD, Batch
 NR_REGIONS = 6
 
 
-def as_python() -> ModuleType:
-    path = Path(uaptrace.model.__path__[0]) / "loops.py"
-    spec = importlib.util.spec_from_file_location("uaptrace.model.plain_loops", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PLAIN = as_python()
+PLAIN = as_python(loops)
 
 
 def test_the_loops_are_compiled_where_they_can_be() -> None:
-    can = shutil.which("cc") is not None and (Path(sysconfig.get_path("include")) / "Python.h").exists()
     assert not PLAIN.is_compiled()
-    if can:
+    if CAN_COMPILE:
         assert loops.is_compiled(), "install again (pip install -e .): the loops are not compiled, though a C compiler is there"
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.model.buddy import BuddyLists
-from tests.model.build import NO_ROWS, Ring, columns, cut, make_batch
+from tests.model.build import NO_ROWS, Ring, columns, cut, make_batch, traced
 from uaptrace.events import Flag, Kind
 from uaptrace.model.refills import subtract
 from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, USED, Contradictions, UnmappedCache
@@ -247,3 +248,13 @@ def test_subtracting_ranges(pfn: int, nr_pages: int, taken: list[tuple[int, int]
 
 def test_orders_are_those_of_the_kernel() -> None:
     assert UnmappedCache().free_blocks() == (0,) * NR_ORDERS
+
+
+@pytest.mark.parametrize("far", [1 << 35, 1 << 45, (1 << 64) - 512])
+def test_a_damaged_refill_that_is_undone_in_part_touches_no_page(far: int) -> None:
+    """No kernel has such pages: the compiled loops do not look for bounds, so nothing of them may get there."""
+    state = traced()
+    state.update(Ring().refill(1, far, 2).refill(2, far, 1).undone(1, far, 2).take())
+    assert state.cache.bad_records == 3
+    assert state.cache.nr_records == 3
+    assert state.cache.free_blocks() == (0,) * 11

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import uaptrace.policies
+from tests.plain import CAN_COMPILE, as_python
 from tests.policies.build import memories, request_lists
 from uaptrace.policies import engine
 from uaptrace.policies.layout import Design
@@ -25,18 +20,7 @@ from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Simulation
 from uaptrace.policies.synthetic import synthetic_requests
 
-
-def as_python() -> ModuleType:
-    path = Path(uaptrace.policies.__path__[0]) / "engine.py"
-    spec = importlib.util.spec_from_file_location("plain_engine", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PLAIN = as_python()
+PLAIN = as_python(engine)
 
 
 def plain_simulation(design: Design, requests: Requests, memory: Memory) -> Simulation:
@@ -47,9 +31,8 @@ def plain_simulation(design: Design, requests: Requests, memory: Memory) -> Simu
 
 
 def test_the_engine_is_compiled_where_it_can_be() -> None:
-    can = shutil.which("cc") is not None and (Path(sysconfig.get_path("include")) / "Python.h").exists()
     assert not PLAIN.is_compiled()
-    if can:
+    if CAN_COMPILE:
         assert engine.is_compiled(), "install again (pip install -e .): the engine is not compiled, though a C compiler is there"
 
 

@@ -19,12 +19,11 @@ from uaptrace.loader.compiled import Compiled, MapSpec, with_fds, with_places
 from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
 from uaptrace.loader.program import bpf_folder
 from uaptrace.model.snapshot import HookStatus
+from uaptrace.sources.bpf_programs import object_info
 
 _COMPILER_FLAGS: Final = ("-g0", "-O1")
 """Neither debugging information nor the last optimisation is worth a third of the time that compiling takes."""
-_SYS_BPF: Final = 321
-_BPF_OBJ_GET_INFO_BY_FD: Final = 15
-_MAP_INFO_BYTES: Final = 88
+_MAP_SPEC: Final = struct.Struct("<6I")
 
 
 class HookRefusedError(Exception):
@@ -99,8 +98,9 @@ def load_reader(text: str) -> tuple[int, int]:
 def compiled_programs(text: str, flags: Sequence[str], kept_in: Path = program_cache.FOLDER) -> Compiled:
     """The programs of the text, as an earlier start of this boot compiled them, or compiled now. Raises CannotTraceError."""
     bcc = _bcc()
+    flags = [*flags, *_COMPILER_FLAGS]
     compiler = Path(bcc.libbcc.lib._name), Path(bcc.__file__)
-    headers = sorted(path for path in bpf_folder().rglob("*.h"))
+    headers = sorted(bpf_folder().rglob("*.h"))
     key = program_cache.cache_key(text, flags, [*(str(path).encode() for path in compiler), *(path.read_bytes() for path in headers)])
     compiled = program_cache.read(key, kept_in)
     if compiled is None:
@@ -124,7 +124,7 @@ def _compile(bcc: Any, text: str, flags: Sequence[str]) -> Compiled:
 
     with _quiet_stderr() as complaints:
         try:
-            programs = Programs(text=text.encode(), cflags=[*flags, *_COMPILER_FLAGS])
+            programs = Programs(text=text.encode(), cflags=list(flags))
         except Exception as error:
             raise CannotTraceError(f"bcc could not compile the programs: {complaints() or error}") from error
     lib, module = bcc.libbcc.lib, programs.module
@@ -144,12 +144,10 @@ def _compile(bcc: Any, text: str, flags: Sequence[str]) -> Compiled:
 
 def _map_spec(fd: int) -> MapSpec:
     """What a map was made with. struct bpf_map_info (include/uapi/linux/bpf.h): type, id, key_size, value_size, max_entries, map_flags."""
-    info = ctypes.create_string_buffer(_MAP_INFO_BYTES)
-    attributes = ctypes.create_string_buffer(struct.pack("<IIQ", fd, _MAP_INFO_BYTES, ctypes.addressof(info)), 128)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_SYS_BPF, _BPF_OBJ_GET_INFO_BY_FD, attributes, 128) != 0:
+    info = object_info(fd)
+    if len(info) < _MAP_SPEC.size:
         raise CannotTraceError(f"the kernel does not describe a BPF map: {os.strerror(ctypes.get_errno())}")
-    type_id, _, key_size, value_size, max_entries, flags = struct.unpack_from("<6I", info)
+    type_id, _, key_size, value_size, max_entries, flags = _MAP_SPEC.unpack_from(info)
     return MapSpec(type_id, key_size, value_size, max_entries, flags)
 
 

@@ -25,7 +25,7 @@ cdef class Found:
     cdef uint8_t[::1] verdict, state
 
 cdef bint _is_of_block(Fields fields, int64_t i, int64_t kind, const uint8_t[::1] result) noexcept
-cdef bint _is_good(uint64_t first, int64_t nr_pages) noexcept
+cpdef bint is_good_block(uint64_t first, int64_t nr_pages) noexcept
 @cython.locals(i=int64_t, n=int64_t, region=int64_t, last=int64_t)
 cpdef int64_t regions_without_slot(Fields fields, int64_t begin, int64_t end, int32_t[::1] slot, const uint8_t[::1] result, int64_t[::1] out) except -1
 @cython.locals(i=int64_t, kind=int64_t, nr_pages=int64_t, first=uint64_t, region=int64_t, last=int64_t, order=int64_t)

@@ -111,7 +111,7 @@ def _is_of_block(fields: Fields, i: int, kind: int, result: Any) -> bool:
     return not (kind == _ALLOC and fields.flags[i] & _FAILED)
 
 
-def _is_good(first: int, nr_pages: int) -> bool:
+def is_good_block(first: int, nr_pages: int) -> bool:
     """Whether there can be such a block."""
     return 1 <= nr_pages <= _MAX_PAGES and first >> _PMD_ORDER < _MAX_REGIONS
 
@@ -122,7 +122,7 @@ def regions_without_slot(fields: Fields, begin: int, end: int, slot: Any, result
     n = 0
     i = begin
     while i < end:
-        if _is_of_block(fields, i, fields.kind[i], result) and _is_good(fields.pfn[i], fields.nr_pages[i]):
+        if _is_of_block(fields, i, fields.kind[i], result) and is_good_block(fields.pfn[i], fields.nr_pages[i]):
             region = fields.pfn[i] >> _PMD_ORDER
             last = (fields.pfn[i] + fields.nr_pages[i] - 1) >> _PMD_ORDER
             while region <= last:
@@ -160,7 +160,7 @@ def apply_cache(
             continue
         nr_pages = fields.nr_pages[i]
         first = fields.pfn[i]
-        if not _is_good(first, nr_pages):
+        if not is_good_block(first, nr_pages):
             found.nr_bad += 1
             i += 1
             continue

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
 
-from .codes import KindCode, kind_set
+from .codes import KindCode
 from .columns import Bytes, Columns, Ints, distinct
-from .loops import USED, Found, apply_block, apply_cache, regions_without_slot, view
+from .loops import USED, Found, apply_block, apply_cache, is_good_block, regions_without_slot, view
 from .refills import ChunkRefills, Refill, subtract
 from .region_pages import RegionPages, grown
 
@@ -37,7 +37,6 @@ _LISTED: Final = 128
 """While a reading is taken in: the reading has it on a free list."""
 
 _KINDS: Final = (KindCode.REFILL, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE)
-_KIND_SET: Final = kind_set(*_KINDS)
 _RESULT: Final = np.zeros(16, np.uint8)
 _RESULT[[KindCode.REFILL, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE]] = (
     FREE,
@@ -76,7 +75,6 @@ def _verdicts() -> Bytes:
 _RESULT_OF: Final = view(_RESULT)
 _VERDICT_OF: Final = view(_verdicts())
 _ROWS_AT_ONCE: Final = 8192
-_MAX_PAGES: Final = 1 << (NR_ORDERS - 1)
 _EVEN: Final = tuple(
     np.uint64(bits)
     for bits in (
@@ -190,9 +188,11 @@ class UnmappedCache:
 
     def _apply_undone(self, columns: Columns, at: int, refills: ChunkRefills, found: Found) -> int:
         """A REFILL_UNDONE record speaks only of what no other task refilled since. Returns 1 if that was less than all, and was done."""
-        tid, first, nr_pages, order = (int(columns.column(name)[at]) for name in ("tid", "pfn", "nr_pages", "order"))
+        tid, first, nr_pages, order = (int(columns.batch[name][at]) for name in ("tid", "pfn", "nr_pages", "order"))
+        if not is_good_block(first, nr_pages):
+            return 0
         taken = refills.elsewhere(at, tid, first, nr_pages)
-        if not taken or not 1 <= nr_pages <= _MAX_PAGES:
+        if not taken:
             return 0
         self._make_room(columns, at)
         for pfn, n in subtract(first, nr_pages, taken):  # several blocks of one record: it contradicts nothing, so ``found`` has room

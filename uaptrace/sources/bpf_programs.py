@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of loaded BPF programs (struct bpf_prog_info, include/uapi/linux/bpf.h), by their descriptors."""
+"""What the kernel says of loaded BPF programs and maps (include/uapi/linux/bpf.h), by their descriptors."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ _SYS_BPF: Final = {"x86_64": 321}
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _INFO_BYTES: Final = 256
 _RECURSION_MISSES: Final = 208
-"""Offset of recursion_misses, since 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented", 5.12)."""
+"""Offset of recursion_misses of bpf_prog_info, since 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented", 5.12)."""
 
 
 class _Attr(ctypes.Structure):
     _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
 
 
-def missed_runs(program_fds: Iterable[int]) -> int:
-    """Times the kernel did not run one of the programs, because it was already running on that CPU. 0 where it does not say."""
-    libc = ctypes.CDLL(None, use_errno=True)
+def object_info(fd: int) -> bytes:
+    """What the kernel tells of a program or map: struct bpf_prog_info or bpf_map_info, as far as this kernel has it.
+
+    Empty where it says nothing.
+    """
     number = _SYS_BPF.get(platform.machine())
     if number is None:
-        return 0
-    missed = 0
-    for fd in program_fds:
-        info = ctypes.create_string_buffer(_INFO_BYTES)
-        attr = _Attr(fd, _INFO_BYTES, ctypes.addressof(info))
-        if (
-            libc.syscall(number, _BPF_OBJ_GET_INFO_BY_FD, ctypes.byref(attr), ctypes.sizeof(attr)) == 0
-            and attr.info_len > _RECURSION_MISSES
-        ):
-            missed += int.from_bytes(info.raw[_RECURSION_MISSES : _RECURSION_MISSES + 8], "little")
-    return missed
+        return b""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    attr = _Attr(fd, _INFO_BYTES, ctypes.addressof(info))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, _BPF_OBJ_GET_INFO_BY_FD, ctypes.byref(attr), ctypes.sizeof(attr)) != 0:
+        return b""
+    return info.raw[: attr.info_len]
+
+
+def missed_runs(program_fds: Iterable[int]) -> int:
+    """Times the kernel did not run one of the programs, because it was already running on that CPU. 0 where it does not say."""
+    return sum(int.from_bytes(object_info(fd)[_RECURSION_MISSES : _RECURSION_MISSES + 8], "little") for fd in program_fds)
