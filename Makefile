@@ -16,7 +16,9 @@ PYTEST_ARGS ?=
 setup: $(VENV)/.ready
 
 # The interpreter of the virtual environment must be the distribution's: see design decision "Where bcc comes from".
-$(VENV)/.ready: setup.cfg pyproject.toml
+# What is compiled is compiled again when it changes.
+COMPILED := $(wildcard uaptrace/*/*.pxd)
+$(VENV)/.ready: setup.cfg setup.py pyproject.toml $(COMPILED) $(COMPILED:.pxd=.py)
 	@echo "setting up $(VENV): this takes a few minutes the first time" >&2
 	@.ci/packages python3-bpfcc python3-venv python3-dev gcc libbpf1 >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV) >&2

@@ -17,6 +17,7 @@ else:
         [
             Extension("uaptrace.model.loops", ["uaptrace/model/loops.py"]),
             Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"]),
+            Extension("uaptrace.sources.headers", ["uaptrace/sources/headers.py"]),
         ],
         build_dir="build",
         compiler_directives={

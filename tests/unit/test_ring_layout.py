@@ -16,12 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.plain import CAN_COMPILE, as_python
 from uaptrace.errors import CannotTraceError
+from uaptrace.sources import headers
 from uaptrace.sources import ring as ring_module
 from uaptrace.sources.ring import BUSY_BIT, DISCARD_BIT, MappedRing
 from uaptrace.wire import RECORD
 
 PAGE = 4096
+PLAIN_HEADERS = as_python(headers)
 
 
 class FakeRing:
@@ -244,3 +247,21 @@ def test_a_wrong_size_is_one_clear_sentence(size_bytes: int, said: str) -> None:
         MappedRing(fake.fd, size_bytes)
     assert "\n" not in str(caught.value)
     fake.close()
+
+
+def test_headers_are_looked_at_by_compiled_code_where_it_can_be() -> None:
+    assert not PLAIN_HEADERS.is_compiled()
+    if CAN_COMPILE:
+        assert headers.is_compiled(), "install again (pip install -e .): headers.py is not compiled, though a C compiler is there"
+
+
+@given(
+    words=st.lists(st.sampled_from([56, 56, 56, 0, BUSY_BIT, DISCARD_BIT | 56, 2**32 - 1]), min_size=1, max_size=90), step=st.integers(1, 9)
+)
+def test_compiled_and_plain_stop_at_the_same_record(words: list[int], step: int) -> None:
+    view = memoryview(np.array(words, np.uint32))
+    for first in range(min(step, len(words))):
+        count = len(words[first::step])
+        expected = next((i for i, word in enumerate(words[first::step]) if word != 56), count)
+        for module in (headers, PLAIN_HEADERS):
+            assert module.plain_records(view, first, count, step, 56) == expected

@@ -33,6 +33,7 @@ from typing import Final
 import numpy as np
 
 from uaptrace.errors import CannotTraceError
+from uaptrace.sources.headers import plain_records
 from uaptrace.wire import RECORD, RING_RECORD, Batch
 
 RING_PAGE_BYTES: Final = mmap.PAGESIZE
@@ -47,7 +48,7 @@ BATCH_BYTES: Final = 1 << 20
 _STEP: Final = RING_RECORD.itemsize
 _LENGTH: Final = RECORD.itemsize
 _CHUNK_BYTES: Final = 256 << 10
-"""Headers are checked this many bytes at a time: past the first record that is not plain, nothing more is looked at."""
+"""Records that others lie between are put together from this many bytes at a time."""
 _KEPT_BYTES: Final = 1 << 20
 """Room for the records of a batch that had to be put together because others lay between them."""
 _SHORT_RUN_BYTES: Final = 64 << 10
@@ -87,6 +88,7 @@ class MappedRing:
         self._consumer = memoryview(self._consumer_map).cast("Q")
         self._producer = memoryview(self._data_map).cast("Q")
         self._data = np.frombuffer(self._data_map, np.uint8, self._mapped_bytes, offset=RING_PAGE_BYTES)
+        self._words = self._data.data.cast("I")
         self._kept: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
         self._fence = threading.Lock()
         self._position: int = self._consumer[0]
@@ -131,7 +133,7 @@ class MappedRing:
             offset = begin & self._mask
             # A record that begins in the data may end in the page after it; the next one begins at the front again.
             window = min(available, self.size_bytes - offset + _STEP - HEADER_BYTES, limit)
-            count = self._plain_records(offset, window // _STEP)
+            count = plain_records(self._words, offset // 4, window // _STEP, _STEP // 4, _LENGTH)
             if count and count * _STEP >= min(_SHORT_RUN_BYTES, window - window % _STEP):
                 self._position = begin + count * _STEP
                 return self._view(offset, count)
@@ -149,6 +151,7 @@ class MappedRing:
         self._consumer_map.close()
         self._producer.release()
         # The mapping goes when the last view of it does: closing it here would fail while a batch is alive.
+        self._words.release()
         self._data = np.empty(0, np.uint8)
         self._kept = None
         del self._data_map
@@ -161,17 +164,6 @@ class MappedRing:
 
     def _view(self, offset: int, count: int) -> Batch:
         return self._data[offset : offset + count * _STEP].view(RING_RECORD)
-
-    def _plain_records(self, offset: int, count: int) -> int:
-        """How many of the ``count`` records from ``offset`` are plain: submitted, and of our length."""
-        headers = self._data[offset : offset + count * _STEP].view(np.uint32)[:: _STEP // 4]
-        per_chunk = _CHUNK_BYTES // _STEP
-        for first in range(0, count, per_chunk):
-            # Busy, discarded or of another length: one comparison tells all three.
-            odd = headers[first : first + per_chunk] != _LENGTH
-            if odd.any():
-                return first + int(odd.argmax())
-        return count
 
     def _gather(self, available: int, limit: int) -> Batch:
         """The slow path: records with others between them, put together in the kept buffer."""
