@@ -56,7 +56,8 @@ class Fault:
 
 
 # The first four are those that the auditor must know; the others are more of the published defects, and one that is none:
-# an error that is handled. The stripped flag is last: a request that never enters the cache is late only after five seconds.
+# an error that is handled. Captured pages are last: the kernel counts them as released and never counted them as cached, so its
+# rows are wrong from there on.
 FAULTS = (
     Fault(0x01, "refill unmaps only the requested pages", frozenset({2, 3})),
     Fault(0x02, "release does not remap", frozenset({8}), release=True),
@@ -64,8 +65,8 @@ FAULTS = (
     Fault(0x08, "set_direct_map error ignored", frozenset({4})),
     Fault(0x10, "set_direct_map error, handled", frozenset()),
     Fault(0x20, "pages are not zeroed", frozenset({9}), release=True),
-    Fault(0x84, "ordinary pages of a marked block are captured", frozenset({7}), release=True),
     Fault(0x40, "the flag is stripped", frozenset({1})),
+    Fault(0x84, "ordinary pages of a marked block are captured", frozenset({7}), release=True),
 )
 
 
@@ -167,6 +168,17 @@ def until_captured(guest: Guest) -> None:
         say(f"  {nr_pages} ordinary pages: {free} free in the cache, {owned} came in")
         if free > owned:
             return
+
+
+def with_faults(options: LoaderOptions) -> list[dict[str, Any]]:
+    """Once more, with a kernel that does what it must not."""
+    source = LiveSource(load(options))
+    try:
+        session = Session(source)
+        session.start()
+        return faults(Guest(session))
+    finally:
+        source.close()
 
 
 def faults(guest: Guest) -> list[dict[str, Any]]:
@@ -407,7 +419,8 @@ def main() -> None:
     subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "509"], check=True, stdout=subprocess.PIPE)
     say("loading")
     begin = time.monotonic()
-    loaded = load(LoaderOptions(page_alloc=PageAllocHook(args.page_alloc), mechanism=args.mechanism, page_tables=args.page_tables))
+    options = LoaderOptions(page_alloc=PageAllocHook(args.page_alloc), mechanism=args.mechanism, page_tables=args.page_tables)
+    loaded = load(options)
     result["load_seconds"] = time.monotonic() - begin
     result["hooks"] = [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in loaded.hooks]
     source = LiveSource(loaded)
@@ -438,9 +451,6 @@ def main() -> None:
         writer.close()
     result["phases"] = guest.phases
     args.out.write_text(json.dumps(result))
-    if args.faults:
-        session._sink = None
-        result["faults"] = faults(guest)
     source.close()
     if args.then_tracepoint:
         result["with_tracepoint"] = with_tracepoint()
@@ -451,6 +461,8 @@ def main() -> None:
         args.out.write_text(json.dumps(result))
     if args.commands:
         result["commands"] = commands(args.out.parent)
+    if args.faults:
+        result["faults"] = with_faults(options)
     result["complaints"] = kernel_complaints()
     args.out.write_text(json.dumps(result))
 
