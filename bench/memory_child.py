@@ -25,7 +25,7 @@ class Daemon:
     def __init__(self, ring_fd: int | None, nr_regions: int, nr_split: int) -> None:
         import uaptrace.commands.serve
         import uaptrace.session  # noqa: F401
-        from uaptrace.commands.live import settle_garbage_collector
+        from uaptrace.commands.live import settle_memory
         from uaptrace.exporter.server import serve
         from uaptrace.model.state import KernelState
         from uaptrace.sources.ring import MappedRing
@@ -34,7 +34,7 @@ class Daemon:
         self.state = KernelState()
         self.state.update(worst.start())
         self.state.update(worst.reading(nr_regions, nr_split))
-        settle_garbage_collector()
+        settle_memory()
         self.server = serve(lambda: self.state.snapshot(1, 0.0), "127.0.0.1:0")
 
     def drain(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import worst
 from bench.rows import Goal, Row, emit, row
-from uaptrace.commands.live import settle_garbage_collector
+from uaptrace.commands.live import settle_memory
 from uaptrace.exporter.server import serve
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
@@ -50,7 +50,7 @@ def largest_state() -> KernelState:
 
 def measure() -> list[Row]:
     state = largest_state()
-    settle_garbage_collector()
+    settle_memory()
     change = worst.splits(4096, seed=2)
     lock = threading.Lock()
     snapshot_s: list[float] = []

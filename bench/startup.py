@@ -18,61 +18,60 @@ from uaptrace.model.state import KernelState
 ROUNDS = 5
 
 COMPILE = r"""
-import time
-import uaptrace.commands.serve, uaptrace.session
+import sys, tempfile, time
+from pathlib import Path
+import uaptrace.cli, uaptrace.commands.serve
+started = time.process_time()
+import uaptrace.loader.child
+from uaptrace.loader.attaching import compiled_programs
 from uaptrace.loader.facts import read_host_facts
-from uaptrace.loader.plan import wanted_symbols
-read_host_facts(wanted_symbols())
-begin = time.process_time()
-from uaptrace.loader.hooks import ALLOC_PAGES_SYMBOLS, HOOKS
-from uaptrace.loader.plan import plan_hooks
+from uaptrace.loader.hooks import HOOKS
+from uaptrace.loader.plan import plan_hooks, wanted_symbols
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, program_text, use_stub_headers
+read_host_facts(wanted_symbols())
+facts = time.process_time()
+import bcc
+imported = time.process_time()
 folder = bpf_folder()
 use_stub_headers(folder)
-import sys
 symbols = {symbol: 1 for hook in HOOKS for symbol in hook.symbols if sys.argv[1] == "series" or "unmapped" not in symbol}
 plan = plan_hooks(symbols, None, lambda name: True)
 base = 0xFFFF888000000000
 values = [base, 1 << 40, 0xFFFFEA0000000000, 0xFFFFFFFF82A10000, 4, 0x000FFFFFFFFFF000, 64, 0, 0xFFFFFFFF80000000, 0x10000000]
 constants = KernelConstants(*values, 0, 8, 16, 24, 32, 40, 44, 56, 8)
 flags = compiler_flags(constants, plan, folder, ring_pages=4096, nr_cpus=2, max_tasks=8192)
-from pathlib import Path
-import tempfile
-from uaptrace.loader.bcc_programs import _bcc, compiled_programs
-_bcc()
-imported = time.process_time()
-with tempfile.TemporaryDirectory() as folder_:
-    compiled_programs(program_text(folder), flags, Path(folder_))
+text = program_text(folder)
+with tempfile.TemporaryDirectory() as kept_in:
+    begin = time.process_time()
+    compiled_programs(text, flags, Path(kept_in))
     compiled = time.process_time()
-    compiled_programs(program_text(folder), flags, Path(folder_))
+    compiled_programs(text, flags, Path(kept_in))
     kept = time.process_time()
-print(imported - begin, compiled - imported, kept - compiled, begin)
+import uaptrace.session, uaptrace.sources.live, uaptrace.exporter.server
+print(started, facts - started, imported - facts, compiled - begin, kept - compiled, time.process_time() - kept)
 """
 
 
 def measure() -> list[Row]:
-    imports: list[float] = []
-    again: list[float] = []
-    befores: list[float] = []
-    compiles: dict[str, list[float]] = {"series": [], "plain": []}
+    parts: dict[str, list[list[float]]] = {"series": [], "plain": []}
     for _ in range(ROUNDS):
-        for kernel, times in compiles.items():
+        for kernel, figures in parts.items():
             done = subprocess.run([sys.executable, "-c", COMPILE, kernel], capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no output"])[-1]
                 return [not_measured("startup.compile_s", "s", last)]
-            imported, compiled, kept, before = done.stdout.split()[-4:]
-            befores.append(float(before))
-            imports.append(float(imported))
-            times.append(float(compiled))
-            again.append(float(kept))
+            figures.append([float(word) for word in done.stdout.split()[-6:]])
+    started, facts, imported, _, kept, meanwhile = zip(*parts["series"], *parts["plain"], strict=True)
+    compiled = {kernel: [figures[3] for figures in runs] for kernel, runs in parts.items()}
     note = "CPU time, which on an idle machine is the time it takes"
     return [
-        row("startup.interpreter_and_facts_s", befores, "s", note=f"Python, the daemon's modules, /proc/kallsyms; {note}"),
-        row("startup.import_bcc_s", imports, "s", note=note),
-        row("startup.compile_s", compiles["series"], "s", note=f"all programs of a kernel with the series; {note}"),
-        row("startup.compile_plain_s", compiles["plain"], "s", note=f"all programs of a kernel without the series; {note}"),
-        row("startup.compiled_before_s", again, "s", note="instead of compiling, at every start of a boot but the first"),
+        row("startup.interpreter_s", started, "s", note=f"Python and the command line, until the loader is started; {note}"),
+        row("startup.facts_s", facts, "s", note=f"the loader's modules and /proc/kallsyms; {note}"),
+        row("startup.compiled_before_s", kept, "s", note="instead of the next two, at every start but the first on a kernel"),
+        row("startup.import_bcc_s", imported, "s", note=note),
+        row("startup.compile_s", compiled["series"], "s", note=f"all programs of a kernel with the series; {note}"),
+        row("startup.compile_plain_s", compiled["plain"], "s", note=f"all programs of a kernel without the series; {note}"),
+        row("startup.meanwhile_s", meanwhile, "s", note=f"the daemon's modules, imported while the loader works; {note}"),
     ]
 
 

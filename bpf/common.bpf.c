@@ -2,7 +2,7 @@
 /*
  * What every subject needs: maps, records, counters, and what a task is in the middle of.
  *
- * The loader puts these files into one text, common.bpf.c first, and defines (all read from the running kernel):
+ * The loader puts these files into one text, common.bpf.c first, and defines (all read from the running kernel, some as UAP_AT_BOOT()):
  *   UAP_RING_PAGES UAP_NR_CPUS UAP_MAX_TASKS
  *   UAP_PAGE_OFFSET UAP_VMEMMAP UAP_INIT_PGD UAP_LEVELS UAP_PFN_MASK UAP_STRUCT_PAGE_SIZE
  *   UAP_PHYS_BASE UAP_KERNEL_IMAGE UAP_GFP_UNMAPPED
@@ -13,6 +13,12 @@
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
+
+/*
+ * A constant that each boot has anew: the loader writes its value into the instruction. The compiler must not know what
+ * stands there, or it would calculate with it.
+ */
+#define UAP_AT_BOOT(number) ({ u64 at_boot; asm("%0 = " #number " ll" : "=r"(at_boot)); at_boot; })
 
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;

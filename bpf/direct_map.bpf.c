@@ -142,12 +142,12 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 		return;
 	pfn = (address - UAP_PAGE_OFFSET) >> 12;
 	end = pfn + nr;
-	if (nr > 4 * 512) {
+	if (nr > 512) {
 		send_uncertain(pfn, nr);
 		return;
 	}
 #pragma clang loop unroll(disable)
-	for (i = 0; i < 5; i++) {
+	for (i = 0; i < 2; i++) {
 		struct uap_block_state state = {};
 		struct uap_record *r;
 		u64 next = (pfn | 511) + 1;
@@ -159,6 +159,7 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 			next = end;
 		here = next - pfn;
 		region_state(pfn, here, 0, &state);
+		forget(&state);
 		if (state.mapping & UAP_MIXED) {
 			send_uncertain(pfn, here);
 		} else {

@@ -276,7 +276,7 @@ ENTER(FLUSH_RANGE, flush_range_enter(ctx, ARG(0), ARG(1)))
 
 static __always_inline int cache_free_enter(u64 page, u32 order)
 {
-	struct uap_context *c = make_context();
+	struct uap_context *c;
 	struct uap_block_state state = {};
 	struct uap_record *r;
 	u64 pfn = page_to_pfn(page);
@@ -296,6 +296,7 @@ static __always_inline int cache_free_enter(u64 page, u32 order)
 		r->after = state.mapping;
 		submit(r, UAP_FREE);
 	}
+	c = make_context();
 	if (c)
 		c->free_start_ns = bpf_ktime_get_ns();
 	return 0;
@@ -330,9 +331,14 @@ static __always_inline int bytes_not_zero(u64 pfn, u32 order, u32 slot)
 			break;
 		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)direct_address(pfn + i * step)))
 			return -1;
-#pragma clang loop unroll(disable)
-		for (j = 0; j < 512; j++)
-			found += (u32)((s->e[j] | -s->e[j]) >> 63) * 8;	/* no branch: see region_state() */
+#pragma clang loop unroll_count(16)
+		for (j = 0; j < 512; j++) {
+			u64 negative = -s->e[j];
+
+			/* Else the compiler sees that this asks whether the word is zero, and makes a branch of it. */
+			asm volatile("" : "+r"(negative));
+			found += (u32)((s->e[j] | negative) >> 63) * 8;	/* no branch: see region_state() */
+		}
 	}
 	return found;
 }

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from uaptrace.events import Kind
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
     Exactness,
     Histogram,
-    HookStatus,
     HostInfo,
     InvariantRow,
     Loss,

@@ -10,7 +10,8 @@ import numpy as np
 
 from uaptrace.events import COUNTER_WORDS, Counter, Flag, Kind
 from uaptrace.model.columns import Columns
-from uaptrace.model.snapshot import HookStatus, HostInfo, InvariantRow, Snapshot
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo, InvariantRow, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
 from uaptrace.units import NR_ORDERS, PAGES_PER_2M, Level

@@ -22,7 +22,8 @@ from tests.model.build import (
 )
 from uaptrace.events import Flag, Kind
 from uaptrace.model.audit import SUSPECT_NS
-from uaptrace.model.snapshot import HookStatus, InvariantRow
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import InvariantRow
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records, Symbols
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.model.build import NO_ROWS, Ring, cache_reading, counters, map_reading, start, traced
 from uaptrace.events import Counter, Flag, Kind
-from uaptrace.model.snapshot import Exactness, HookStatus
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import Exactness
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import MapReading
 from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, Level

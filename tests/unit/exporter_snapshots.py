@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from uaptrace.events import SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
     Exactness,
     Histogram,
-    HookStatus,
     HostInfo,
     InvariantRow,
     Loss,

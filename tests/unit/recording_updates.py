@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.units import Level
 from uaptrace.wire import RECORD, Batch

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from uaptrace.events import Counter, Flag, HistogramId, Kind
-from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
 from uaptrace.wire import RECORD, Batch

@@ -19,7 +19,8 @@ from simulated_host import host_updates
 
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
-from uaptrace.model.snapshot import Cause, Exactness, Histogram, HookStatus, InvariantRow, Loss, Snapshot
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import Cause, Exactness, Histogram, InvariantRow, Loss, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import MapReading
 from uaptrace.units import LEVELS, NR_ORDERS, Level

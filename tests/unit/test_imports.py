@@ -17,7 +17,7 @@ LAYERS = (
     ("wire",),
     ("model",),
     ("policies",),
-    ("sources.kernel_memory", "sources.bpf_memory", "sources.bpf_programs", "sources.procfs"),
+    ("sources.kernel_memory", "sources.bpf_call", "sources.bpf_memory", "sources.bpf_programs", "sources.procfs"),
     ("loader",),
     ("recording",),
     ("sources",),
@@ -84,6 +84,14 @@ def test_bcc_is_imported_in_one_module_only() -> None:
 def test_the_daemon_stays_small(command: str) -> None:
     """What brings tens of megabytes is imported only where it is used."""
     code = f"import sys, {command}; print([m for m in ('bcc', 'pyarrow', 'textual', 'PIL', 'matplotlib', 'numba') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["commands.serve", "commands.record", "commands.top", "commands.audit", "loader.child"])
+def test_the_loader_starts_before_anything_large_is_imported(module: str) -> None:
+    """What the daemon needs is imported while the loader works; the loader needs neither arrays nor, for kept programs, a compiler."""
+    code = f"import sys, uaptrace.cli, uaptrace.{module}; print([m for m in ('numpy', 'bcc', 'asyncio') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
 

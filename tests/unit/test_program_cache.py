@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uaptrace.loader import bcc_programs, program_cache
-from uaptrace.loader.compiled import Compiled, MapSpec, from_bytes, with_fds, with_places
+from uaptrace.loader import attaching, program_cache
+from uaptrace.loader.compiled import BOOT_CONSTANT, Compiled, MapSpec, from_bytes, with_places, with_values
+from uaptrace.loader.objects import Program, ProgramRefusedError, load_program
 from uaptrace.loader.program import bpf_folder, use_stub_headers
 
 ME = os.getuid()
+SOCKET_FILTER = 1
 SMALL = Compiled({"ring": MapSpec(27, 0, 0, 4096, 0)}, {"f": bytes.fromhex("1811000000000000 0000000000000000 9500000000000000")})
 
 
@@ -36,7 +38,7 @@ def code(draw: st.DrawFn, nr_maps: int = 4) -> bytes:
 
 @given(code(), st.lists(st.integers(3, 2**31 - 1), min_size=4, max_size=4, unique=True))
 def test_maps_are_put_in_and_taken_out_and_nothing_else_changes(places: bytes, fds: list[int]) -> None:
-    ready = with_fds(places, fds)
+    ready = with_values(places, fds)
     assert with_places(ready, fds) == places
     assert len(ready) == len(places)
     at = 0
@@ -48,6 +50,28 @@ def test_maps_are_put_in_and_taken_out_and_nothing_else_changes(places: bytes, f
         step = 16 if places[at] == 0x18 else 8
         assert ready[at + 8 : at + step] == places[at + 8 : at + step]
         at += step
+
+
+@given(before=code(), after=code(), number=st.integers(0, 2), constants=st.lists(st.integers(0, 2**64 - 1), min_size=3, max_size=3))
+def test_a_constant_of_the_boot_is_put_in_whole_and_nothing_else_changes(
+    before: bytes, after: bytes, number: int, constants: list[int]
+) -> None:
+    load = bytes([0x18, 3, 0, 0]) + number.to_bytes(4, "little") + bytes(4) + BOOT_CONSTANT.to_bytes(4, "little")
+    ready = with_values(before + load + after, range(4), constants)
+    assert ready[: len(before)] == before
+    assert ready[len(before) + 16 :] == after
+    put_in = ready[len(before) : len(before) + 16]
+    assert put_in[4:8] + put_in[12:16] == constants[number].to_bytes(8, "little")
+    assert put_in[:4] + put_in[8:12] == load[:4] + load[8:12]
+    with pytest.raises(ValueError, match="no constant"):
+        with_values(before + load + after, range(4), constants[:number])
+
+
+@pytest.mark.parametrize("cut", [4, 8, 12])
+def test_code_that_is_cut_off_is_refused(cut: int) -> None:
+    whole = bytes.fromhex("9500000000000000 1801000000000000 0000000000000000")
+    with pytest.raises(ValueError, match="half"):
+        with_values(whole[: 8 + cut], ())
 
 
 @given(st.dictionaries(st.text(min_size=1), code(nr_maps=1)))
@@ -158,18 +182,45 @@ int count(struct __sk_buff *skb)
 	return __sync_fetch_and_add(n, 1), *n;
 }
 """
-    import bcc
-
     compiled_times = []
-    compile_ = bcc_programs._compile
-    monkeypatch.setattr(bcc_programs, "_compile", lambda *args: compiled_times.append(1) or compile_(*args))
+    compile_ = attaching.compile_programs
+    monkeypatch.setattr(attaching, "compile_programs", lambda *args: compiled_times.append(1) or compile_(*args))
     for start in range(2):
-        compiled = bcc_programs.compiled_programs(text, [f"-I{bpf_folder()}"], tmp_path / "cache")
+        compiled = attaching.compiled_programs(text, [f"-I{bpf_folder()}"], tmp_path / "cache")
         assert list(compiled.maps) == ["ring", "runs"]
-        maps = bcc_programs._create_maps(bcc, compiled)
-        program = bcc_programs._load(bcc, compiled, maps, b"count", bcc.BPF.SOCKET_FILTER)
-        assert program >= 0
+        maps = attaching._create_maps(compiled)
+        program = load_program(Program("count", SOCKET_FILTER, with_values(compiled.functions["count"], maps)))
         assert [bpf_programs.run(program) for _ in range(3)] == [1, 2, 3], f"start {start}: each has maps of its own"
         for fd in (program, *maps):
             os.close(fd)
     assert len(compiled_times) == 1
+
+
+def test_a_constant_of_the_boot_reaches_the_kernel_as_it_is_now(tmp_path: Path) -> None:
+    """What was compiled once is loaded with other values, as at the next boot."""
+    if why := bpf_programs.why_not():
+        pytest.skip(why)
+    use_stub_headers(bpf_folder())
+    common = (bpf_folder() / "common.bpf.c").read_text()
+    macro = next(line for line in common.splitlines() if line.startswith("#define UAP_AT_BOOT"))
+    text = f"""
+{macro}
+int difference(struct __sk_buff *skb)
+{{
+	return (int)((UAP_AT_BOOT({BOOT_CONSTANT << 32:#x}) - UAP_AT_BOOT({BOOT_CONSTANT << 32 | 1:#x})) >> 32);
+}}
+"""
+    compiled = attaching.compiled_programs(text, (), tmp_path / "cache")
+    for constants in ((5 << 32, 3 << 32), (0xFFFF_8880_0000_0000, 0xFFFF_8870_0000_0000)):
+        program = load_program(Program("difference", SOCKET_FILTER, with_values(compiled.functions["difference"], (), constants)))
+        assert bpf_programs.run(program) == (constants[0] - constants[1]) >> 32
+        os.close(program)
+
+
+def test_a_program_that_the_kernel_refuses_says_why() -> None:
+    if why := bpf_programs.why_not():
+        pytest.skip(why)
+    leaves_without_a_result = bytes.fromhex("9500000000000000")
+    with pytest.raises(ProgramRefusedError) as refused:
+        load_program(Program("nothing", SOCKET_FILTER, leaves_without_a_result))
+    assert "R0" in refused.value.log

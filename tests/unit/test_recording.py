@@ -25,7 +25,8 @@ from tests.unit.recording_updates import UPDATES, plain
 from uaptrace.commands.recording import recording as recording_command
 from uaptrace.errors import RecordingError, UsageError
 from uaptrace.events import Counter, Kind
-from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates, recording_info

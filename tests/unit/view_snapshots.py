@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from uaptrace.events import SCALAR_COUNTERS
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
     Exactness,
     Histogram,
-    HookStatus,
     HostInfo,
     InvariantRow,
     Loss,

@@ -4,26 +4,30 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
+import importlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.loader.attach import Loaded, LoaderOptions, load
+from uaptrace.loader.attach import LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
-from uaptrace.model.snapshot import Snapshot
-from uaptrace.model.updates import Records
-from uaptrace.session import Session, Sink
-from uaptrace.sources.live import LiveSource
-from uaptrace.sources.privileges import drop_privileges
+
+if TYPE_CHECKING:
+    # Imported while the loader works: see live_session().
+    from uaptrace.model.snapshot import Snapshot
+    from uaptrace.model.updates import Records
+    from uaptrace.session import Session, Sink
+    from uaptrace.sources.live import LiveSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SIZES = {"K": 10, "M": 20, "G": 30}
@@ -83,11 +87,11 @@ def loader_options(ctx: click.Context, auto_hook: PageAllocHook = PageAllocHook.
     )
 
 
-def load_as_root(options: LoaderOptions) -> Loaded:
-    """Load and attach; one line that says why where this host cannot be traced."""
+def load_as_root(options: LoaderOptions) -> Loading:
+    """Begin to load and attach; one line that says why where this host cannot be traced."""
     if os.geteuid() != 0:
         raise CannotTraceError("tracing needs root: run it with sudo (uaptrace check says what else this host needs)")
-    return load(options)
+    return Loading(options)
 
 
 @dataclass(slots=True)
@@ -114,12 +118,21 @@ def live_session(
     on_records: Callable[[Records], None] | None = None,
     *,
     privileges_of: Path | None = None,
+    meanwhile: Iterable[str] = (),
 ) -> Iterator[Session]:
     """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens.
 
     ``privileges_of``: a folder in which files will be made: its owner is who this process becomes, instead of nobody.
+    ``meanwhile``: modules that are imported while the loader works, as those that tracing needs are.
     """
-    loaded = load_as_root(options)
+    with load_as_root(options) as loading:
+        from uaptrace.session import Session
+        from uaptrace.sources.live import LiveSource
+        from uaptrace.sources.privileges import drop_privileges
+
+        for name in meanwhile:
+            importlib.import_module(name)
+        loaded = loading.finish()
     try:
         drop_privileges(privileges_of)
         source = LiveSource(loaded)
@@ -129,16 +142,19 @@ def live_session(
     try:
         session = Session(source, sink(source) if sink else None, on_records)
         session.start()
-        settle_garbage_collector()
+        settle_memory()
         yield session
     finally:
         source.close()
 
 
-def settle_garbage_collector() -> None:
-    """What is there by now stays: the collector, which stops every thread, need not look at it again and again."""
+def settle_memory() -> None:
+    """What is there by now stays: the collector, which stops every thread, need not look at it again and again. What the
+    start has left over goes back to the system, where the C library can do that."""
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def announce(ready_file: Path | None) -> None:

@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from uaptrace.commands.live import Size, announce, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
-from uaptrace.sources.live import LiveSource
+
+if TYPE_CHECKING:
+    from uaptrace.recording import RecordingWriter
+    from uaptrace.sources.live import LiveSource
 
 
 @click.command()
@@ -34,11 +38,11 @@ def record(
     ready_file: Path | None,
 ) -> None:
     """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
-    from uaptrace.recording import RecordingWriter
-
     writers: list[RecordingWriter] = []
 
     def make_writer(source: LiveSource) -> RecordingWriter:
+        from uaptrace.recording import RecordingWriter
+
         writer = RecordingWriter(
             output,
             overwrite=overwrite,
@@ -52,7 +56,9 @@ def record(
 
     # A recorder makes new parts in its folder while it runs, so it stays the user that may write there; it keeps no capability
     # where that user is not root.
-    with live_session(loader_options(ctx), make_writer, privileges_of=output.absolute().parent) as session:
+    with live_session(
+        loader_options(ctx), make_writer, privileges_of=output.absolute().parent, meanwhile=["uaptrace.recording"]
+    ) as session:
         writer = writers[0]
         announce(ready_file)
         with contextlib.closing(writer), stopped_by_signals(session.stop):

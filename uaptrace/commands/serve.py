@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
-from uaptrace.model.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from uaptrace.exporter.web_config import ConfigWatch
+    from uaptrace.model.snapshot import Snapshot
+
+_SERVER = "uaptrace.exporter.server"
 
 
 @click.command()
@@ -32,15 +34,18 @@ def serve(
     ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_file: Path | None
 ) -> None:
     """Serve /metrics, /healthz, /readyz and /snapshot until SIGINT or SIGTERM."""
-    from uaptrace.exporter.server import serve as serve_endpoint
-    from uaptrace.exporter.web_config import ConfigWatch
+    config = None
+    if web_config:
+        from uaptrace.exporter.web_config import ConfigWatch
 
-    config = ConfigWatch(web_config, lambda text: click.echo(f"uaptrace: {text}", err=True)) if web_config else None
+        config = ConfigWatch(web_config, lambda text: click.echo(f"uaptrace: {text}", err=True))
     if replay is not None:
         _serve_recording(replay, speed, listen, config, ready_file)
         return
     # The file is made by whoever may write to its folder, as a recording is.
-    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
+    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file), meanwhile=[_SERVER]) as session:
+        from uaptrace.exporter.server import serve as serve_endpoint
+
         region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
         server = serve_endpoint(session.fresh, listen, config, region_feed=region_feed, figures_feed=figures_feed)
         with server, stopped_by_signals(session.stop):

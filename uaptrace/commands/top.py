@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,9 @@ from uaptrace.commands.live import (
 )
 from uaptrace.commands.remote import connect_option, open_feed
 from uaptrace.errors import UsageError
-from uaptrace.model.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from uaptrace.model.snapshot import Snapshot
 
 
 @click.command()
@@ -70,7 +72,10 @@ def top(
 
 
 def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None, ready_file: Path | None) -> None:
-    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session, _endpoint(session, listen):
+    shown_by = ("uaptrace.reports.documents" if as_json else "uaptrace.reports.text") if once else "uaptrace.tui.app"
+    meanwhile = [shown_by, *(["uaptrace.exporter.server"] if listen else [])]
+    live = live_session(loader_options(ctx), privileges_of=folder_of(ready_file), meanwhile=meanwhile)
+    with live as session, _endpoint(session, listen):
         announce(ready_file)
         if once:
             first = session.latest()

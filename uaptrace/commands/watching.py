@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +15,10 @@ from uaptrace.commands.live import announce, folder_of, live_session, loader_opt
 from uaptrace.commands.remote import open_feed
 from uaptrace.errors import UsageError
 from uaptrace.loader.hooks import PageAllocHook
-from uaptrace.model.snapshot import Snapshot
-from uaptrace.model.state import KernelState
+
+if TYPE_CHECKING:
+    from uaptrace.model.snapshot import Snapshot
+    from uaptrace.model.state import KernelState
 
 
 def watched_snapshot(

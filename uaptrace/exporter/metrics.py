@@ -13,11 +13,11 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 
 from uaptrace.events import Kind
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
     Histogram,
-    HookStatus,
     HostInfo,
     InvariantRow,
     ShrinkerView,

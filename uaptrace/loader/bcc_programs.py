@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles, loads and attaches with bcc. The only module that imports it, and only when something is to be attached."""
+"""Compiles with bcc, and attaches kprobes with its library. The only module that imports it, and only when it is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.loader import program_cache
-from uaptrace.loader.compiled import Compiled, MapSpec, with_fds, with_places
-from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
-from uaptrace.loader.program import bpf_folder
-from uaptrace.model.snapshot import HookStatus
+from uaptrace.loader.compiled import Compiled, MapSpec, with_places
 from uaptrace.sources.bpf_programs import object_info
 
 _COMPILER_FLAGS: Final = ("-g0", "-O1")
@@ -26,105 +22,28 @@ _COMPILER_FLAGS: Final = ("-g0", "-O1")
 _MAP_SPEC: Final = struct.Struct("<6I")
 
 
-class HookRefusedError(Exception):
-    """The kernel refused to load or attach one hook's program. ``hook`` is its name."""
-
-    def __init__(self, hook: str, why: str) -> None:
-        super().__init__(why)
-        self.hook = hook
-        self.why = why
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """Descriptors of what was attached, and what each hook became. Descriptors live as long as the process that has them."""
-
-    ring_fd: int
-    counters_fd: int
-    link_fds: tuple[int, ...]
-    program_fds: tuple[int, ...]
-    hooks: tuple[HookStatus, ...]
+def compiler_identity() -> list[bytes]:
+    """What tells one compiler from another, without importing it: where bcc is, its version, and how it is used here."""
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        return []
+    folder = Path(spec.origin).parent
+    version = folder / "version.py"
+    return [str(folder).encode(), version.read_bytes() if version.exists() else b"", *(flag.encode() for flag in _COMPILER_FLAGS)]
 
 
-def compile_and_attach(text: str, flags: Sequence[str], plan: Sequence[PlannedHook], on_split_hooks: Any = None) -> Attached:
-    """Load the text and attach every planned hook in order.
-
-    ``on_split_hooks`` is called once, when the first two hooks (those that see splits) are live. Raises HookRefusedError for
-    the first hook that the kernel refuses, with nothing left attached; CannotTraceError when compiling failed.
-    """
+def compile_programs(text: str, flags: Sequence[str]) -> Compiled:
+    """Compile with bcc. Raises CannotTraceError."""
     bcc = _bcc()
-    compiled = compiled_programs(text, flags)
-    maps = _create_maps(bcc, compiled)
-    links: list[int] = []
-    functions: list[int] = []
-    statuses: list[HookStatus] = []
-    called = on_split_hooks is None
-    try:
-        for planned in plan:
-            if not called and planned.hook.name not in ("CPA", "FLUSH_ALL"):
-                called = True
-                on_split_hooks()
-            if planned.mechanism == NONE or planned.symbol is None:
-                if planned.is_missing:
-                    statuses.append(HookStatus(planned.hook.name.lower(), planned.symbol, None, planned.reason))
-                continue
-            for is_exit in (True, False) if planned.hook.has_exit else (False,):
-                # Exit first: a call that is entered before its exit is hooked would leave its context behind.
-                with _quiet_stderr() as complaints:
-                    program, link = _attach(bcc, compiled, maps, planned, is_exit, complaints)
-                functions.append(program)
-                links.append(link)
-            statuses.append(HookStatus(planned.hook.name.lower(), planned.symbol, planned.mechanism))
-    except HookRefusedError:
-        for fd in (*links, *functions, *maps):
-            os.close(fd)
-        raise
-    by_name = dict(zip(compiled.maps, maps, strict=True))
-    return Attached(by_name["ring"], by_name["counters"], tuple(links), tuple(functions), tuple(statuses))
+    base: Any = bcc.BPF
 
-
-def load_reader(text: str) -> tuple[int, int]:
-    """Load bpf/reader.bpf.c: descriptors of its program and of its window. Raises CannotTraceError."""
-    bcc = _bcc()
-    compiled = compiled_programs(text, ())
-    maps = _create_maps(bcc, compiled)
-    with _quiet_stderr() as complaints:
-        program = _load(bcc, compiled, maps, b"read_kernel", bcc.BPF.RAW_TRACEPOINT)
-        if program < 0:
-            raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {complaints()}")
-    return program, maps[list(compiled.maps).index("window")]
-
-
-def compiled_programs(text: str, flags: Sequence[str], kept_in: Path = program_cache.FOLDER) -> Compiled:
-    """The programs of the text, as an earlier start of this boot compiled them, or compiled now. Raises CannotTraceError."""
-    bcc = _bcc()
-    flags = [*flags, *_COMPILER_FLAGS]
-    compiler = Path(bcc.libbcc.lib._name), Path(bcc.__file__)
-    headers = sorted(bpf_folder().rglob("*.h"))
-    key = program_cache.cache_key(text, flags, [*(str(path).encode() for path in compiler), *(path.read_bytes() for path in headers)])
-    compiled = program_cache.read(key, kept_in)
-    if compiled is None:
-        compiled = _compile(bcc, text, flags)
-        program_cache.write(key, compiled, kept_in)
-    return compiled
-
-
-def _bcc() -> Any:
-    try:
-        import bcc
-    except ImportError as error:
-        raise CannotTraceError(f"bcc cannot be imported ({error}): apt-get install python3-bpfcc") from error
-    return bcc
-
-
-def _compile(bcc: Any, text: str, flags: Sequence[str]) -> Compiled:
-    class Programs(bcc.BPF):  # type: ignore[misc]
+    class Programs(base):  # type: ignore[misc]
         def _trace_autoload(self) -> None:
             """Nothing by itself: each hook is attached on its own."""
 
     with _quiet_stderr() as complaints:
         try:
-            programs = Programs(text=text.encode(), cflags=list(flags))
+            programs = Programs(text=text.encode(), cflags=[*flags, *_COMPILER_FLAGS])
         except Exception as error:
             raise CannotTraceError(f"bcc could not compile the programs: {complaints() or error}") from error
     lib, module = bcc.libbcc.lib, programs.module
@@ -142,6 +61,25 @@ def _compile(bcc: Any, text: str, flags: Sequence[str]) -> Compiled:
     return compiled
 
 
+def attach_kprobe(program_fd: int, symbol: str, *, is_exit: bool) -> int:
+    """Descriptor of the perf event. Raises OSError with what bcc said."""
+    lib = _bcc().libbcc.lib
+    event = ("r_" if is_exit else "p_") + "uaptrace_" + symbol
+    with _quiet_stderr() as complaints:
+        fd = int(lib.bpf_attach_kprobe(program_fd, int(is_exit), event.encode(), symbol.encode(), 0, 0))
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), complaints() or f"cannot attach a kprobe to {symbol}")
+    return fd
+
+
+def _bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise CannotTraceError(f"bcc cannot be imported ({error}): apt-get install python3-bpfcc") from error
+    return bcc
+
+
 def _map_spec(fd: int) -> MapSpec:
     """What a map was made with. struct bpf_map_info (include/uapi/linux/bpf.h): type, id, key_size, value_size, max_entries, map_flags."""
     info = object_info(fd)
@@ -151,54 +89,8 @@ def _map_spec(fd: int) -> MapSpec:
     return MapSpec(type_id, key_size, value_size, max_entries, flags)
 
 
-def _create_maps(bcc: Any, compiled: Compiled) -> list[int]:
-    """Descriptors of new maps, in the order of compiled.maps."""
-    lib = bcc.libbcc.lib
-    fds: list[int] = []
-    with _quiet_stderr() as complaints:
-        for name, spec in compiled.maps.items():
-            fd = lib.bcc_create_map(spec.type_id, name.encode(), spec.key_size, spec.value_size, spec.max_entries, spec.flags)
-            if fd < 0:
-                raise CannotTraceError(f"the kernel refused the BPF map {name} ({os.strerror(ctypes.get_errno())}) {complaints()}".strip())
-            fds.append(fd)
-    return fds
-
-
-def _load(bcc: Any, compiled: Compiled, maps: Sequence[int], name: bytes, kind: int) -> int:
-    """Descriptor of the program, negative where the kernel refused it: why is then on standard error."""
-    code = with_fds(compiled.functions[name.decode()], maps)
-    return int(bcc.libbcc.lib.bcc_prog_load(kind, name, code, len(code), b"GPL", 0, 0, None, 0))
-
-
-def _attach(bcc: Any, compiled: Compiled, maps: Sequence[int], planned: PlannedHook, is_exit: bool, complaints: Any) -> tuple[int, int]:
-    """Descriptors of the program and of its link (or perf event)."""
-    lib, kinds = bcc.libbcc.lib, bcc.BPF
-    symbol = str(planned.symbol).encode()
-    if planned.mechanism == FENTRY:
-        # libbcc takes the function to attach to from the program's name.
-        name, kind = (b"kretfunc__" if is_exit else b"kfunc__") + symbol, kinds.TRACING
-    elif planned.mechanism == TRACEPOINT:
-        name, kind = b"enter_" + planned.hook.name.encode(), kinds.RAW_TRACEPOINT
-    else:
-        name, kind = (b"exit_" if is_exit else b"enter_") + planned.hook.name.encode(), kinds.KPROBE
-    program = _load(bcc, compiled, maps, name, kind)
-    if program < 0:
-        raise HookRefusedError(planned.hook.name, complaints() or f"cannot load {name.decode()}")
-    if planned.mechanism == FENTRY:
-        link = lib.bpf_attach_kfunc(program)
-    elif planned.mechanism == TRACEPOINT:
-        link = lib.bpf_attach_raw_tracepoint(program, symbol)
-    else:
-        event = (b"r_" if is_exit else b"p_") + b"uaptrace_" + symbol
-        link = lib.bpf_attach_kprobe(program, int(is_exit), event, symbol, 0, 0)
-    if link < 0:
-        os.close(program)
-        raise HookRefusedError(planned.hook.name, complaints() or f"cannot attach {planned.mechanism} to {planned.symbol}")
-    return program, link
-
-
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[Any]:
+def _quiet_stderr() -> Iterator[Callable[[], str]]:
     """Catch what LLVM and libbpf print on descriptor 2. Yields a function that gives the last lines of it so far."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -207,10 +99,7 @@ def _quiet_stderr() -> Iterator[Any]:
 
     def said() -> str:
         size = os.lseek(catcher, 0, os.SEEK_END)
-        lines = os.pread(catcher, 65536, max(0, size - 65536)).decode(errors="replace").strip().splitlines()
-        if os.environ.get("UAPTRACE_LOADER_LOG"):
-            return "\n".join(lines[-12:])
-        return "; ".join(line.strip() for line in lines if "error" in line.lower())[:500] or "; ".join(lines[-3:])
+        return last_words(os.pread(catcher, 65536, max(0, size - 65536)).decode(errors="replace"))
 
     try:
         yield said
@@ -218,3 +107,11 @@ def _quiet_stderr() -> Iterator[Any]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(catcher)
+
+
+def last_words(text: str) -> str:
+    """Of what a compiler or a verifier said, the lines that tell why; more of them with UAPTRACE_LOADER_LOG set."""
+    lines = text.strip("\0 \n").splitlines()
+    if os.environ.get("UAPTRACE_LOADER_LOG"):
+        return "\n".join(lines[-12:])
+    return "; ".join(line.strip() for line in lines if "error" in line.lower())[:500] or "; ".join(lines[-3:])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
@@ -14,16 +13,13 @@ from uaptrace.errors import CannotTraceError
 from uaptrace.loader.btf import KernelBtf
 from uaptrace.loader.facts import HostFacts
 from uaptrace.loader.hooks import Need
+from uaptrace.loader.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
 
 READY: Final = 0
 DEGRADED: Final = 1
 CANNOT: Final = 2
 
-_SYS_BPF: Final = 321
-_BPF_PROG_LOAD: Final = 5
-_PROG_TYPE_TRACING: Final = 26
-_TRACE_FENTRY: Final = 24
 _TRIAL_FUNCTION: Final = "flush_tlb_all"
 _PROBE_READ_KERNEL: Final = 113
 
@@ -155,33 +151,6 @@ def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:
     )
 
 
-class _ProgLoad(ctypes.Structure):
-    """The part of union bpf_attr that BPF_PROG_LOAD reads (include/uapi/linux/bpf.h)."""
-
-    _fields_ = (
-        ("prog_type", ctypes.c_uint32),
-        ("insn_cnt", ctypes.c_uint32),
-        ("insns", ctypes.c_uint64),
-        ("license", ctypes.c_uint64),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log_buf", ctypes.c_uint64),
-        ("kern_version", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_name", ctypes.c_char * 16),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("expected_attach_type", ctypes.c_uint32),
-        ("prog_btf_fd", ctypes.c_uint32),
-        ("func_info_rec_size", ctypes.c_uint32),
-        ("func_info", ctypes.c_uint64),
-        ("func_info_cnt", ctypes.c_uint32),
-        ("line_info_rec_size", ctypes.c_uint32),
-        ("line_info", ctypes.c_uint64),
-        ("line_info_cnt", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-    )
-
-
 def tracing_program_error() -> str | None:
     """Try to load the smallest fentry program that reads kernel memory; why it was refused, or None. It is gone again at once.
 
@@ -196,32 +165,15 @@ def tracing_program_error() -> str | None:
             target = btf.function_id(_TRIAL_FUNCTION)
     except CannotTraceError:
         return None  # no BTF: a finding of its own
-    instructions = ctypes.create_string_buffer(code)
-    log = ctypes.create_string_buffer(4096)
-    licence = ctypes.create_string_buffer(b"GPL")
-    attr = _ProgLoad(
-        prog_type=_PROG_TYPE_TRACING,
-        insn_cnt=len(code) // 8,
-        insns=ctypes.addressof(instructions),
-        license=ctypes.addressof(licence),
-        log_level=1,
-        log_size=len(log),
-        log_buf=ctypes.addressof(log),
-        expected_attach_type=_TRACE_FENTRY,
-        attach_btf_id=target,
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(_SYS_BPF, _BPF_PROG_LOAD, ctypes.byref(attr), ctypes.sizeof(attr))
-    if fd >= 0:
-        os.close(fd)
-        return None
-    number = ctypes.get_errno()
-    said = log.value.decode(errors="replace")
-    if "unknown func" in said or "cannot use helper" in said:
-        return "the kernel is locked down: BPF programs may not read kernel memory"
-    if number == errno.EPERM:
-        return "the kernel refuses tracing programs " + ("even to root" if os.geteuid() == 0 else "without root")
-    return f"the kernel refuses tracing programs: {os.strerror(number)}"
+    try:
+        os.close(load_program(Program("trial", TRACING, code, FENTRY, target)))
+    except ProgramRefusedError as error:
+        if "unknown func" in error.log or "cannot use helper" in error.log:
+            return "the kernel is locked down: BPF programs may not read kernel memory"
+        if error.errno == errno.EPERM:
+            return "the kernel refuses tracing programs " + ("even to root" if os.geteuid() == 0 else "without root")
+        return f"the kernel refuses tracing programs: {error.strerror}"
+    return None
 
 
 def kcore_error() -> str | None:

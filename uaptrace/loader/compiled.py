@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that were compiled, without what only this moment knows: file descriptors of maps. Pure."""
+"""Programs that were compiled, without what only this moment knows: descriptors of maps, and constants of this boot. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _INSTRUCTION_BYTES: Final = 8
 _LD_IMM64: Final = 0x18
 _PSEUDO_MAP_FD: Final = 1
 """Source register of a BPF_LD | BPF_IMM | BPF_DW whose immediate is a map (include/uapi/linux/bpf.h)."""
+BOOT_CONSTANT: Final = 0x5541505F
+"""Upper half of a constant that stands for one that each boot has anew (UAP_AT_BOOT of bpf/common.bpf.c); the lower half says which."""
 
 
 class MapSpec(NamedTuple):
@@ -27,7 +29,8 @@ class MapSpec(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Maps and instructions by name. An instruction that loads a map has the map's place among ``maps`` in it."""
+    """Maps and instructions by name. An instruction that loads a map has the map's place among ``maps`` in it,
+    and one that loads a constant of the boot has BOOT_CONSTANT and the constant's number."""
 
     maps: Mapping[str, MapSpec]
     functions: Mapping[str, bytes]
@@ -54,15 +57,26 @@ def from_bytes(data: bytes) -> Compiled:
 
 def with_places(code: bytes, fds: Sequence[int]) -> bytes:
     """Instructions as the compiler gives them, with descriptors of maps, made independent of those: ``fds`` is in the order of the maps."""
-    return _replaced(code, {fd: place for place, fd in enumerate(fds)})
+    return _with_maps(code, {fd: place for place, fd in enumerate(fds)})
 
 
-def with_fds(code: bytes, fds: Sequence[int]) -> bytes:
-    """Instructions that the kernel takes: ``fds`` of the maps, in their order."""
-    return _replaced(code, dict(enumerate(fds)))
+def with_values(code: bytes, fds: Sequence[int], constants: Sequence[int] = ()) -> bytes:
+    """Instructions that the kernel takes: ``fds`` of the maps in their order, and the constants of the boot by their numbers (64 bits).
+
+    ValueError where the code asks for a constant that there is not.
+    """
+    patched = bytearray(_with_maps(code, dict(enumerate(fds))))
+    for at in _wide_loads(code):
+        if code[at + 1] >> 4 == 0 and int.from_bytes(code[at + 12 : at + 16], "little") == BOOT_CONSTANT:
+            number = int.from_bytes(code[at + 4 : at + 8], "little")
+            if number >= len(constants):
+                raise ValueError(f"there is no constant {number}")
+            value = constants[number].to_bytes(8, "little")
+            patched[at + 4 : at + 8], patched[at + 12 : at + 16] = value[:4], value[4:]
+    return bytes(patched)
 
 
-def _replaced(code: bytes, immediates: Mapping[int, int]) -> bytes:
+def _with_maps(code: bytes, immediates: Mapping[int, int]) -> bytes:
     patched = bytearray(code)
     for at, immediate in _loads_of_maps(code):
         patched[at + 4 : at + 8] = immediates[immediate].to_bytes(4, "little", signed=True)
@@ -71,14 +85,24 @@ def _replaced(code: bytes, immediates: Mapping[int, int]) -> bytes:
 
 def _loads_of_maps(code: bytes) -> list[tuple[int, int]]:
     """Offset and immediate of every instruction that loads a map. ValueError where the code is cut off."""
+    return [
+        (at, int.from_bytes(code[at + 4 : at + 8], "little", signed=True))
+        for at in _wide_loads(code)
+        if code[at + 1] >> 4 == _PSEUDO_MAP_FD
+    ]
+
+
+def _wide_loads(code: bytes) -> list[int]:
+    """Offset of every instruction that loads 64 bits and takes two places. ValueError where the code is cut off."""
     if len(code) % _INSTRUCTION_BYTES:
         raise ValueError("half an instruction")
     found = []
     at = 0
     while at < len(code):
         if code[at] == _LD_IMM64:
-            if code[at + 1] >> 4 == _PSEUDO_MAP_FD:
-                found.append((at, int.from_bytes(code[at + 4 : at + 8], "little", signed=True)))
-            at += _INSTRUCTION_BYTES  # the upper half of the constant
+            if at + 2 * _INSTRUCTION_BYTES > len(code):
+                raise ValueError("half a constant")
+            found.append(at)
+            at += _INSTRUCTION_BYTES
         at += _INSTRUCTION_BYTES
     return found

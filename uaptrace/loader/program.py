@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from uaptrace.loader.compiled import BOOT_CONSTANT
 from uaptrace.loader.plan import PlannedHook
 
 SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shrinker")
@@ -41,6 +42,15 @@ class KernelConstants:
     shrink_nr_to_scan: int
 
 
+BOOT_CONSTANTS: Final = ("page_offset", "direct_map_size", "vmemmap", "init_pgd", "phys_base")
+"""Those that address space randomisation makes anew for each boot. They are put in when the programs are loaded."""
+
+
+def boot_constants(constants: KernelConstants) -> tuple[int, ...]:
+    """Their values, for with_values()."""
+    return tuple(getattr(constants, name) for name in BOOT_CONSTANTS)
+
+
 def bpf_folder() -> Path:
     """Folder of events.h, the .bpf.c files and include/."""
     return Path(str(resources.files("uaptrace.bpf")))
@@ -58,13 +68,15 @@ def program_text(folder: Path) -> str:
 def compiler_flags(
     constants: KernelConstants, plan: Iterable[PlannedHook], folder: Path, *, ring_pages: int, nr_cpus: int, max_tasks: int
 ) -> list[str]:
-    """-D and -I flags for ``program_text``."""
+    """-D and -I flags for ``program_text``: nothing in them changes from boot to boot."""
     flags = [f"-I{folder}", f"-DUAP_RING_PAGES={ring_pages}", f"-DUAP_NR_CPUS={nr_cpus}", f"-DUAP_MAX_TASKS={max_tasks}"]
     for constant in fields(constants):
-        value = getattr(constants, constant.name)
-        # LEVELS is compared by the preprocessor, which takes no suffix it may not know.
-        suffix = "" if constant.name == "levels" else "ULL"
-        flags.append(f"-DUAP_{constant.name.upper()}={value}{suffix}")
+        if constant.name in BOOT_CONSTANTS:
+            value = f"UAP_AT_BOOT({BOOT_CONSTANT << 32 | BOOT_CONSTANTS.index(constant.name):#x})"
+        else:
+            # LEVELS is compared by the preprocessor, which takes no suffix it may not know.
+            value = f"{getattr(constants, constant.name)}{'' if constant.name == 'levels' else 'ULL'}"
+        flags.append(f"-DUAP_{constant.name.upper()}={value}")
     for planned in plan:
         flags.append(f"-DUAP_HOOK_{planned.hook.name}={planned.mechanism.upper()}")
         flags.append(f"-DUAP_SYMBOL_{planned.hook.name}={planned.symbol or planned.hook.symbols[-1]}")

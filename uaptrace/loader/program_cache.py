@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs of this boot, so that only the first start has to compile.
+"""Compiled programs, so that only the first start on a kernel has to compile.
 
-The programs have addresses of the running kernel in them, so nothing older than the boot is of use: /run is where they belong.
+What each boot has anew is not in them (compiled.BOOT_CONSTANT). They may be removed at any time: /var/cache is where they belong.
 What is read here goes into the kernel with root's rights: only a folder and files that nobody but root can have written are used.
 """
 
@@ -17,7 +17,7 @@ from typing import Final
 
 from uaptrace.loader.compiled import Compiled, from_bytes
 
-FOLDER: Final = Path("/run/uaptrace")
+FOLDER: Final = Path("/var/cache/uaptrace")
 MAX_FILES: Final = 16
 _MAX_BYTES: Final = 16 << 20
 

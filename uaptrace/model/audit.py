@@ -22,8 +22,9 @@ from uaptrace.units import PAGES_PER_2M
 
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
+from .hook_status import HookStatus
 from .names import Names
-from .snapshot import HookStatus, InvariantRow, Violation
+from .snapshot import InvariantRow, Violation
 from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
 
 NR_INVARIANTS: Final = 11

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level
 
 
@@ -48,17 +49,6 @@ class HostInfo:
     """KFENCE is on: its raw PTE flips cannot be seen (contract, section 2)."""
     buddyinfo: str = ""
     """/proc/buddyinfo when tracing began: what-if replays begin with as many free blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class HookStatus:
-    """One hook: ``mechanism`` is fentry, fexit, kprobe, kretprobe, tracepoint or None where it is not attached."""
-
-    name: str
-    symbol: str | None
-    mechanism: str | None
-    reason: str = ""
-    """Why it is not attached; empty where it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from uaptrace.wire import Batch
 from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns, Ints
 from .direct_map import DirectMap
+from .hook_status import HookStatus
 from .ledger import Ledger
 from .names import Names
 from .processes import Processes
@@ -22,7 +23,6 @@ from .reconcile import Losses, MeminfoComparison, RowComparison, SplitComparison
 from .snapshot import (
     Exactness,
     Histogram,
-    HookStatus,
     HostInfo,
     Loss,
     OperationView,

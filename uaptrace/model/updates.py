@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.units import Level
 from uaptrace.wire import Batch
 

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.model.snapshot import HookStatus, HostInfo
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update
 from uaptrace.recording import schema
 from uaptrace.units import PAGES_PER_2M, Level

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.errors import CannotTraceError
+from uaptrace.sources.bpf_call import bpf
 
 WINDOW_BYTES: Final = 4096
-_SYS_BPF: Final = 321
 _BPF_PROG_TEST_RUN: Final = 10
 
 
@@ -55,7 +54,6 @@ class BpfMemory:
         except (OSError, ValueError) as error:
             raise CannotTraceError(f"cannot map the window of the reading program: {error}") from error
         self._address = ctypes.c_uint64()
-        self._libc = ctypes.CDLL(None, use_errno=True)
 
     def refresh(self) -> None:
         """Nothing to do: addresses are not looked up in a list."""
@@ -80,8 +78,9 @@ class BpfMemory:
     def _fill(self, start: int) -> None:
         self._address.value = start
         attr = _TestRun(prog_fd=self._program_fd, ctx_size_in=8, ctx_in=ctypes.addressof(self._address))
-        if self._libc.syscall(_SYS_BPF, _BPF_PROG_TEST_RUN, ctypes.byref(attr), ctypes.sizeof(attr)) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot run the program that reads kernel memory: {os.strerror(number)}")
+        try:
+            bpf(_BPF_PROG_TEST_RUN, attr)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot run the program that reads kernel memory: {error.strerror}") from error
         if attr.retval:
             raise LookupError(f"kernel memory at {start:#x} cannot be read")

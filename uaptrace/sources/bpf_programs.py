@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Iterable
 from typing import Final
 
-_SYS_BPF: Final = {"x86_64": 321}
+from uaptrace.sources.bpf_call import bpf
+
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _INFO_BYTES: Final = 256
 _RECURSION_MISSES: Final = 208
@@ -24,13 +24,11 @@ def object_info(fd: int) -> bytes:
 
     Empty where it says nothing.
     """
-    number = _SYS_BPF.get(platform.machine())
-    if number is None:
-        return b""
     info = ctypes.create_string_buffer(_INFO_BYTES)
     attr = _Attr(fd, _INFO_BYTES, ctypes.addressof(info))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(number, _BPF_OBJ_GET_INFO_BY_FD, ctypes.byref(attr), ctypes.sizeof(attr)) != 0:
+    try:
+        bpf(_BPF_OBJ_GET_INFO_BY_FD, attr)
+    except OSError:
         return b""
     return info.raw[: attr.info_len]
 

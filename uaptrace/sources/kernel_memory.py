@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Final, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, Protocol
 
 from uaptrace.errors import CannotTraceError
+
+if TYPE_CHECKING:
+    # The loader reads a few words with this and is to start quickly: it has no use for arrays.
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ELF_HEADER_BYTES: Final = 64
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")

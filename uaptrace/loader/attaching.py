@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads and attaches what was planned: programs as an earlier start compiled them, or compiled now."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.loader import program_cache
+from uaptrace.loader.bcc_programs import attach_kprobe, compile_programs, compiler_identity, last_words
+from uaptrace.loader.compiled import Compiled, with_values
+from uaptrace.loader.objects import FENTRY as FENTRY_TYPE
+from uaptrace.loader.objects import (
+    FEXIT,
+    KPROBE,
+    RAW_TRACEPOINT,
+    TRACING,
+    Program,
+    ProgramRefusedError,
+    create_map,
+    link_program,
+    load_program,
+)
+from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
+from uaptrace.loader.program import bpf_folder
+from uaptrace.model.hook_status import HookStatus
+
+_SPLIT_HOOKS: Final = ("CPA", "FLUSH_ALL")
+"""What sees splits. They are live before anything else is loaded, because loading splits."""
+_MAX_THREADS: Final = 8
+
+
+class HookRefusedError(Exception):
+    """The kernel refused to load or attach one hook's program. ``hook`` is its name."""
+
+    def __init__(self, hook: str, why: str) -> None:
+        super().__init__(why)
+        self.hook = hook
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Descriptors of what was attached, and what each hook became. Descriptors live as long as the process that has them."""
+
+    ring_fd: int
+    counters_fd: int
+    link_fds: tuple[int, ...]
+    program_fds: tuple[int, ...]
+    hooks: tuple[HookStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One program of a hook: its entry, or its exit."""
+
+    planned: PlannedHook
+    is_exit: bool
+    program: Program
+
+
+def attach_hooks(
+    compiled: Compiled,
+    constants: Sequence[int],
+    plan: Sequence[PlannedHook],
+    function_id: Callable[[str], int],
+    on_split_hooks: Callable[[], object] = lambda: None,
+) -> Attached:
+    """Load and attach every planned hook.
+
+    ``constants``: program.boot_constants(); ``function_id``: BTF id of a function; ``on_split_hooks`` is called once, when the hooks
+    that see splits are live. Raises HookRefusedError for the first hook that the kernel refuses, with nothing left attached.
+    """
+    maps = _create_maps(compiled)
+    programs: list[int] = []
+    links: list[int] = []
+    try:
+        parts = [part for planned in plan for part in _parts(planned, compiled, maps, constants, function_id)]
+        first = [part for part in parts if part.planned.hook.name in _SPLIT_HOOKS]
+        rest = [part for part in parts if part.planned.hook.name not in _SPLIT_HOOKS]
+        for group in (first, rest):
+            loaded = _load_side_by_side([part.program for part in group])
+            programs += [fd for fd in loaded if isinstance(fd, int)]
+            for part, fd in zip(group, loaded, strict=True):
+                if not isinstance(fd, int):
+                    raise HookRefusedError(part.planned.hook.name, last_words(fd.log) or f"cannot load {part.program.name}: {fd.strerror}")
+                links.append(_link(part, fd))
+            if group is first:
+                on_split_hooks()
+    except HookRefusedError:
+        for fd in (*links, *programs, *maps):
+            os.close(fd)
+        raise
+    by_name = dict(zip(compiled.maps, maps, strict=True))
+    statuses = tuple(_status(planned) for planned in plan if planned.mechanism != NONE or planned.is_missing)
+    return Attached(by_name["ring"], by_name["counters"], tuple(links), tuple(programs), statuses)
+
+
+def load_reader(text: str) -> tuple[int, int]:
+    """Load bpf/reader.bpf.c: descriptors of its program and of its window. Raises CannotTraceError."""
+    compiled = compiled_programs(text, ())
+    maps = _create_maps(compiled)
+    try:
+        program = load_program(Program("read_kernel", RAW_TRACEPOINT, with_values(compiled.functions["read_kernel"], maps)))
+    except ProgramRefusedError as error:
+        why = last_words(error.log) or error.strerror
+        raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {why}") from None
+    return program, maps[list(compiled.maps).index("window")]
+
+
+def compiled_programs(text: str, flags: Sequence[str], kept_in: Path = program_cache.FOLDER) -> Compiled:
+    """The programs of the text, as an earlier start compiled them, or compiled now. Raises CannotTraceError."""
+    headers = sorted(bpf_folder().rglob("*.h"))
+    key = program_cache.cache_key(text, flags, [*compiler_identity(), *(path.read_bytes() for path in headers)])
+    compiled = program_cache.read(key, kept_in)
+    if compiled is None:
+        compiled = compile_programs(text, flags)
+        program_cache.write(key, compiled, kept_in)
+    return compiled
+
+
+def _create_maps(compiled: Compiled) -> list[int]:
+    """Descriptors of new maps, in the order of compiled.maps."""
+    fds: list[int] = []
+    for name, spec in compiled.maps.items():
+        try:
+            fds.append(create_map(name, spec))
+        except OSError as error:
+            raise CannotTraceError(f"the kernel refused the BPF map {name}: {error.strerror}") from None
+    return fds
+
+
+def _parts(
+    planned: PlannedHook, compiled: Compiled, maps: Sequence[int], constants: Sequence[int], function_id: Callable[[str], int]
+) -> list[_Part]:
+    """The programs of a hook in the order in which they are attached."""
+    if planned.mechanism == NONE or planned.symbol is None:
+        return []
+    parts = []
+    # Exit first: a call that is entered before its exit is hooked would leave its context behind.
+    for is_exit in (True, False) if planned.hook.has_exit else (False,):
+        if planned.mechanism == FENTRY:
+            function = ("kretfunc__" if is_exit else "kfunc__") + planned.symbol
+            kind, attach_type, target = TRACING, FEXIT if is_exit else FENTRY_TYPE, function_id(planned.symbol)
+        else:
+            function = ("exit_" if is_exit else "enter_") + planned.hook.name
+            kind, attach_type, target = RAW_TRACEPOINT if planned.mechanism == TRACEPOINT else KPROBE, 0, 0
+        name = ("x_" if is_exit else "e_") + planned.hook.name.lower()
+        code = with_values(compiled.functions[function], maps, constants)
+        parts.append(_Part(planned, is_exit, Program(name, kind, code, attach_type, target)))
+    return parts
+
+
+def _load_side_by_side(programs: Sequence[Program]) -> list[int | ProgramRefusedError]:
+    """Descriptors in the order of the programs, or why not. The time goes into the kernel's verifier, which takes several at once."""
+    results: list[int | ProgramRefusedError] = [ProgramRefusedError(0, "")] * len(programs)
+    # The longest first: nobody is left with a long one at the end.
+    waiting = sorted(range(len(programs)), key=lambda i: len(programs[i].code))
+
+    def work() -> None:
+        while True:
+            try:
+                i = waiting.pop()
+            except IndexError:
+                return
+            try:
+                results[i] = load_program(programs[i])
+            except ProgramRefusedError as error:
+                results[i] = error
+
+    threads = [threading.Thread(target=work) for _ in range(min(len(programs), os.cpu_count() or 1, _MAX_THREADS) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def _link(part: _Part, program_fd: int) -> int:
+    """Descriptor of the link or perf event. Raises HookRefusedError."""
+    planned = part.planned
+    try:
+        if part.program.kind == KPROBE:
+            return attach_kprobe(program_fd, str(planned.symbol), is_exit=part.is_exit)
+        return link_program(program_fd, str(planned.symbol) if planned.mechanism == TRACEPOINT else "")
+    except OSError as error:
+        why = f"cannot attach {planned.mechanism} to {planned.symbol}: {error.strerror}"
+        raise HookRefusedError(planned.hook.name, why) from None
+
+
+def _status(planned: PlannedHook) -> HookStatus:
+    mechanism = None if planned.mechanism == NONE else planned.mechanism
+    return HookStatus(planned.hook.name.lower(), planned.symbol, mechanism, "" if mechanism else planned.reason)
