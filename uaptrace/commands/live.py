@@ -21,6 +21,7 @@ import click
 from uaptrace.errors import CannotTraceError
 from uaptrace.loader.attach import LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.progress import Progress
 
 if TYPE_CHECKING:
     # Imported while the loader works: see live_session().
@@ -125,6 +126,7 @@ def live_session(
     ``privileges_of``: a folder in which files will be made: its owner is who this process becomes, instead of nobody.
     ``meanwhile``: modules that are imported while the loader works, as those that tracing needs are.
     """
+    say = Progress("daemon")
     with load_as_root(options) as loading:
         from uaptrace.session import Session
         from uaptrace.sources.live import LiveSource
@@ -132,7 +134,9 @@ def live_session(
 
         for name in meanwhile:
             importlib.import_module(name)
+        say("imported")
         loaded = loading.finish()
+    say("loaded")
     try:
         drop_privileges(privileges_of)
         source = LiveSource(loaded)
@@ -142,6 +146,7 @@ def live_session(
     try:
         session = Session(source, sink(source) if sink else None, on_records)
         session.start()
+        say("baseline read")
         settle_memory()
         yield session
     finally:

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,6 +22,7 @@ from typing import Any, Final, Self
 from uaptrace.errors import CannotTraceError, UaptraceError
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.program import KernelConstants
+from uaptrace.loader.progress import Progress
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.units import Level
 
@@ -85,10 +87,11 @@ class Loading:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
         sys.stdout.flush()
         sys.stderr.flush()
+        before_cpu_s = time.process_time()
         self._pid = os.fork()
         if self._pid == 0:
             self._here.close()
-            _child(there, options)
+            _child(there, options, Progress("loader", before_cpu_s))
         there.close()
 
     def finish(self) -> Loaded:
@@ -124,13 +127,13 @@ def load(options: LoaderOptions) -> Loaded:
         return loading.finish()
 
 
-def _child(there: socket.socket, options: LoaderOptions) -> None:
+def _child(there: socket.socket, options: LoaderOptions, say: Progress) -> None:
     """Never returns. Left by os._exit: bcc's own clean-up would disable perf events that the parent still holds."""
     status = 0
     try:
         from uaptrace.loader.child import load_and_attach
 
-        message, fds = load_and_attach(options)
+        message, fds = load_and_attach(options, say)
     except UaptraceError as error:
         message, fds = {"error": str(error)}, []
     except BaseException as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -35,9 +33,11 @@ FILES: Final = {
 """Files that only root can open; their descriptors serve a process without any privilege."""
 
 
-def load_and_attach(options: LoaderOptions) -> tuple[dict[str, Any], list[int]]:
-    """What the parent is told, and the descriptors that it gets, in the order that attach._receive() takes them."""
-    say = _progress()
+def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], list[int]]:
+    """What the parent is told, and the descriptors that it gets, in the order that attach._receive() takes them.
+
+    ``say`` is told how far it is.
+    """
     splits_before = read_split_counters()
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
     say("symbols read")
@@ -125,11 +125,3 @@ def _offsets(btf: KernelBtf) -> dict[str, int]:
     with contextlib.suppress(CannotTraceError):
         offsets["mem_section"] = btf.struct_size("mem_section")
     return offsets
-
-
-def _progress() -> Callable[[str], None]:
-    """With UAPTRACE_LOADER_LOG set: what the loader does and when, on standard error."""
-    if not os.environ.get("UAPTRACE_LOADER_LOG"):
-        return lambda _: None
-    start = time.monotonic()
-    return lambda what: print(f"loader +{time.monotonic() - start:.2f} s: {what}", file=sys.stderr, flush=True)
