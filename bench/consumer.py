@@ -23,10 +23,9 @@ import numpy as np
 from bench import bpf_run
 from bench.ring_fill import FilledRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
+from uaptrace.loader.attach import DEFAULT_RING_BYTES
 from uaptrace.sources.ring import BATCH_BYTES, MappedRing
 
-RING_BYTES = 16 << 20
-"""The default of uaptrace's --ring-size."""
 ROUNDS = 15
 CALLBACK_RECORDS = 16384
 VS_CALLBACK = Goal(150)
@@ -102,13 +101,13 @@ class Consumers:
 
 def measure(rounds: int) -> list[Row]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    filled = FilledRing(RING_BYTES)
+    filled = FilledRing(DEFAULT_RING_BYTES)
     consumers = Consumers(filled)
     rates: dict[str, list[float]] = {name: [] for name in ("callback", "c", "batches", "touched", "copied")}
 
     def mapped(name: str, take: Callable[[MappedRing], int]) -> None:
         records = filled.fill()
-        with MappedRing(filled.fd, RING_BYTES) as ring:
+        with MappedRing(filled.fd, DEFAULT_RING_BYTES) as ring:
             taken: list[int] = []
             seconds = cpu_time_s(lambda: taken.append(take(ring)))
         assert taken == [records], (taken, records)

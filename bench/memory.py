@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from bench import bpf_run, worst
-from bench.memory_child import RING_BYTES
 from bench.rows import Goal, Row, emit, not_measured, row
+from uaptrace.loader.attach import DEFAULT_RING_BYTES
 
 START_GOAL = Goal(60, at_least=False)
 FLAT = 1.1
@@ -39,7 +39,7 @@ def bare_mb(*options: str) -> float:
 def measure_events() -> list[Row]:
     from bench.ring_fill import RecordRing
 
-    ring = RecordRing(RING_BYTES)
+    ring = RecordRing(DEFAULT_RING_BYTES)
     process = _run("events", str(ring.fd), stdin=subprocess.PIPE, pass_fds=[ring.fd])
     assert process.stdin is not None
     assert process.stdout is not None
@@ -55,7 +55,7 @@ def measure_events() -> list[Row]:
         taken += int(count)
         sizes.append(float(size))
     process.communicate()
-    ring_mb = RING_BYTES / 1e6
+    ring_mb = DEFAULT_RING_BYTES / 1e6
     hooks_mb = bare_mb() - bare_mb("-S")
     note = f"of which {ring_mb:.0f} MB are the ring, shared with the kernel; without what this machine's Python imports at its start by "
     note += f"itself ({hooks_mb:.1f} MB)"

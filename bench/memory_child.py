@@ -8,8 +8,7 @@ import sys
 from typing import Any
 
 from bench import worst
-
-RING_BYTES = 16 << 20
+from uaptrace.loader.attach import DEFAULT_RING_BYTES
 
 
 def rss_mb(field: str = "VmRSS") -> float:
@@ -30,7 +29,7 @@ class Daemon:
         from uaptrace.model.state import KernelState
         from uaptrace.sources.ring import MappedRing
 
-        self.ring: Any = MappedRing(ring_fd, RING_BYTES) if ring_fd is not None else None
+        self.ring: Any = MappedRing(ring_fd, DEFAULT_RING_BYTES) if ring_fd is not None else None
         self.state = KernelState()
         self.state.update(worst.start())
         self.state.update(worst.reading(nr_regions, nr_split))

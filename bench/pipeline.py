@@ -18,12 +18,12 @@ from bench import bpf_run, worst
 from bench.ring_fill import RecordRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
 from uaptrace.events import Kind
+from uaptrace.loader.attach import DEFAULT_RING_BYTES
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, MapReading, Records, Update
 from uaptrace.sources.ring import BATCH_BYTES, MappedRing
 from uaptrace.wire import RECORD, Batch
 
-RING_BYTES = 16 << 20
 ROUNDS = 7
 MIX = Path(__file__).with_name("data") / "mix.uap"
 MIX_GOAL = Goal(5e6)
@@ -121,7 +121,7 @@ def main() -> int:
             ]
         )
         return 0
-    ring = RecordRing(RING_BYTES)
+    ring = RecordRing(DEFAULT_RING_BYTES)
     emit(measure_mix(ring))
     emit(measure_worst(ring))
     emit(measure_linear(ring))

@@ -17,7 +17,7 @@ from uaptrace.model.updates import CountersReading, MapReading, Records, Update
 from uaptrace.sources.live import LiveSource, split_regions
 
 REST_S: Final = 0.05
-"""After a batch: let records gather instead of waking up for each."""
+"""After a batch: let records gather instead of waking up for each, unless there are many."""
 RECONCILE_S: Final = 0.5
 """While records arrive: how often the state is compared with the kernel's own figures."""
 SETTLE_TRIES: Final = 20

@@ -265,3 +265,21 @@ def test_compiled_and_plain_stop_at_the_same_record(words: list[int], step: int)
         expected = next((i for i, word in enumerate(words[first::step]) if word != 56), count)
         for module in (headers, PLAIN_HEADERS):
             assert module.plain_records(view, first, count, step, 56) == expected
+
+
+def test_a_rest_ends_when_the_ring_fills_and_when_it_is_woken() -> None:
+    """It would last an hour otherwise."""
+    wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        with opened() as (fake, ring):
+            os.eventfd_write(wake_fd, 1)
+            assert ring.rest(3600, wake_fd)
+            os.eventfd_read(wake_fd)
+            assert not ring.rest(0, wake_fd)
+            while ring.used_bytes * 8 < ring.size_bytes:
+                position = fake.reserve(body(1))
+                assert position is not None
+                fake.submit(position, RECORD.itemsize, discard=False)
+            assert not ring.rest(3600, wake_fd)
+    finally:
+        os.close(wake_fd)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.loader.attach import LoaderOptions, Loading
+from uaptrace.loader.attach import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.progress import Progress
 
@@ -61,8 +61,8 @@ def tracing_options(command: F) -> F:
         return value
 
     for option in (
-        click.option("--ring-size", "ring_bytes", type=Size(), default="16M", show_default=True, expose_value=False, callback=gather,
-                     help="Size of the ring buffer between kernel and daemon."),
+        click.option("--ring-size", "ring_bytes", type=Size(), default=f"{DEFAULT_RING_BYTES >> 20}M", show_default=True,
+                     expose_value=False, callback=gather, help="Size of the ring buffer between kernel and daemon."),
         click.option("--page-alloc-hook", "page_alloc", type=click.Choice([h.value for h in PageAllocHook]), default="auto",
                      show_default=True, expose_value=False, callback=gather,
                      help="What to hook on the page allocator's path (docs/performance.md has the cost)."),
@@ -81,7 +81,7 @@ def loader_options(ctx: click.Context, auto_hook: PageAllocHook = PageAllocHook.
     mechanism = given.get("mechanism", "auto")
     page_alloc = PageAllocHook(given.get("page_alloc", "auto"))
     return LoaderOptions(
-        ring_bytes=given.get("ring_bytes", 16 << 20),
+        ring_bytes=given.get("ring_bytes", DEFAULT_RING_BYTES),
         page_alloc=auto_hook if page_alloc is PageAllocHook.AUTO else page_alloc,
         mechanism=None if mechanism == "auto" else mechanism,
         page_tables=given.get("page_tables", "auto"),

@@ -26,6 +26,8 @@ from uaptrace.loader.progress import Progress
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.units import Level
 
+DEFAULT_RING_BYTES: Final = 8 << 20
+"""131,072 records: docs/performance.md says why so many."""
 _MESSAGE_BYTES: Final = 1 << 20
 _MAX_FDS: Final = 200
 
@@ -34,7 +36,7 @@ _MAX_FDS: Final = 200
 class LoaderOptions:
     """How to load. ``ring_bytes`` is a power of two of at least a page."""
 
-    ring_bytes: int = 16 << 20
+    ring_bytes: int = DEFAULT_RING_BYTES
     page_alloc: PageAllocHook = PageAllocHook.AUTO
     mechanism: str | None = None
     max_tasks: int = 8192

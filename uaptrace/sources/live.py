@@ -110,8 +110,8 @@ class LiveSource:
         return bool(ready)
 
     def rest(self, timeout_s: float) -> None:
-        """Let records gather for a while; wake() ends it."""
-        if select.select([self._wake_fd], [], [], timeout_s)[0]:
+        """Let records gather for a while; wake() ends it, and so does a ring that fills."""
+        if self._ring.rest(timeout_s, self._wake_fd):
             os.eventfd_read(self._wake_fd)
 
     def wake(self) -> None:

@@ -11,7 +11,7 @@ The layout is the kernel's (Documentation/bpf/ringbuf.rst, kernel/bpf/ringbuf.c)
     a record:  u32 length | busy (bit 31) | discard (bit 30), u32 page offset, length bytes, padding to 8
 
 Only the first page of the second copy is mapped here: that is enough for every record of ours, and the
-kernel charges each mapped page to the resident size (a 16 MiB ring mapped twice counts 32 MiB).
+kernel charges each mapped page to the resident size (a ring of 8 MiB mapped twice counts 16).
 
 Memory order. The kernel publishes a record by an exchange of its header (a full barrier) after it wrote the body, and
 the producer position by a release store after it wrote the (busy) header. We load the producer position, then the
@@ -27,7 +27,9 @@ Positions and headers are aligned words; each is one load or one store.
 from __future__ import annotations
 
 import mmap
+import select
 import threading
+import time
 from typing import Final
 
 import numpy as np
@@ -47,6 +49,10 @@ BATCH_BYTES: Final = 1 << 20
 
 _STEP: Final = RING_RECORD.itemsize
 _LENGTH: Final = RECORD.itemsize
+_FILLING: Final = 8
+"""rest() ends when this part of the ring is full: the kernel goes on while what is there is taken in."""
+_LOOK_S: Final = 0.01
+"""How often rest() looks."""
 _CHUNK_BYTES: Final = 256 << 10
 """Records that others lie between are put together from this many bytes at a time."""
 _KEPT_BYTES: Final = 1 << 20
@@ -107,6 +113,15 @@ class MappedRing:
         # The consumer position first: it only grows, so the difference is never negative.
         consumer: int = self._consumer[0]
         return int(self._producer[0]) - consumer
+
+    def rest(self, timeout_s: float, wake_fd: int) -> bool:
+        """Sleep until the time is over, an eighth of the ring is full, or ``wake_fd`` can be read: whether it can."""
+        end = time.monotonic() + timeout_s
+        while (left_s := end - time.monotonic()) > 0 and self.used_bytes * _FILLING < self.size_bytes:
+            # Looking at how full the ring is takes no system call: it is shared memory.
+            if select.select([wake_fd], [], [], min(left_s, _LOOK_S))[0]:
+                return True
+        return False
 
     def release(self) -> None:
         """Give the room of the last batch back to the kernel. That batch must not be read any more."""
