@@ -24,7 +24,6 @@ import mmap
 import os
 import platform
 import statistics
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,15 +37,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import bpf_run
 from uaptrace.loader.hooks import ALLOC_PAGES_SYMBOLS, SERIES_SYMBOL
+from uaptrace.loader.objects import link_program
 
 PAGE = 4096
 NS_PER_INSTRUCTION = 2
 FLAG = "0x10000000"
 SYS_MEMFD_SECRET = 447
-SYS_BPF = 321
-BPF_RAW_TRACEPOINT_OPEN = 17
 SETTLED = 0.005
 MAX_RUNS = 20
+OWN_RING_BYTES = 64 << 20
 
 # Each program that looks for the flag does what the real one would at the least when it finds it: it counts.
 TEXT = r"""
@@ -199,7 +198,8 @@ class Own:
         from uaptrace.loader.attach import LoaderOptions, load
         from uaptrace.loader.hooks import PageAllocHook
 
-        self._loaded = load(LoaderOptions(page_alloc=PageAllocHook(page_alloc)))
+        # Nobody takes the records: a ring that none of the runs fills.
+        self._loaded = load(LoaderOptions(page_alloc=PageAllocHook(page_alloc), ring_bytes=OWN_RING_BYTES))
         for link in self._loaded.link_fds:
             os.close(link)
 
@@ -217,15 +217,11 @@ class Own:
 
 
 def attach_again(program: int) -> int:
-    """A link for a loaded fentry, fexit or tracepoint program: BPF_RAW_TRACEPOINT_OPEN (include/uapi/linux/bpf.h)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for name in (None, ctypes.c_char_p(b"mm_page_alloc")):  # fentry programs know where they belong
-        address = ctypes.cast(name, ctypes.c_void_p).value or 0 if name else 0
-        attributes = ctypes.create_string_buffer(struct.pack("<QI", address, program), 128)
-        link = libc.syscall(SYS_BPF, BPF_RAW_TRACEPOINT_OPEN, attributes, 128)
-        if link >= 0:
-            return int(link)
-    raise OSError(ctypes.get_errno(), "cannot attach again")
+    """A link for a loaded fentry, fexit or tracepoint program."""
+    try:
+        return link_program(program)  # fentry programs know where they belong
+    except OSError:
+        return link_program(program, "mm_page_alloc")
 
 
 def turns_of_clear_page() -> int:

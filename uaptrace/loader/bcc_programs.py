@@ -84,7 +84,7 @@ def _map_spec(fd: int) -> MapSpec:
     """What a map was made with. struct bpf_map_info (include/uapi/linux/bpf.h): type, id, key_size, value_size, max_entries, map_flags."""
     info = object_info(fd)
     if len(info) < _MAP_SPEC.size:
-        raise CannotTraceError(f"the kernel does not describe a BPF map: {os.strerror(ctypes.get_errno())}")
+        raise CannotTraceError("the kernel does not describe a BPF map that bcc made")
     type_id, _, key_size, value_size, max_entries, flags = _MAP_SPEC.unpack_from(info)
     return MapSpec(type_id, key_size, value_size, max_entries, flags)
 
