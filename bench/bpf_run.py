@@ -8,31 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-_SYS_BPF = 321
-_BPF_PROG_TEST_RUN = 10
+from uaptrace.sources.bpf_call import PROG_TEST_RUN, TestRun, bpf
+
 BPF_DIR = Path(__file__).resolve().parents[1] / "bpf"
-
-
-class _TestRun(ctypes.Structure):
-    _fields_ = [
-        ("prog_fd", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("data_in", ctypes.c_uint64),
-        ("data_out", ctypes.c_uint64),
-        ("repeat", ctypes.c_uint32),
-        ("duration", ctypes.c_uint32),
-    ]
 
 
 def run(prog_fd: int, repeat: int = 1, packet: bytes = b"") -> int:
     """Run a loaded program ``repeat`` times over a packet (14 bytes of link header, which the program does not see); what it returned."""
     data = ctypes.create_string_buffer(packet.ljust(64, b"\0"), max(64, len(packet)))
-    args = _TestRun(prog_fd=prog_fd, data_size_in=len(data), data_in=ctypes.addressof(data), repeat=repeat)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_SYS_BPF, _BPF_PROG_TEST_RUN, ctypes.byref(args), ctypes.sizeof(args)) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    args = TestRun(prog_fd=prog_fd, data_size_in=len(data), data_in=ctypes.addressof(data), repeat=repeat)
+    bpf(PROG_TEST_RUN, args)
     return int(args.retval)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import Goal, Row, emit, not_measured, row
-from bench.startup import compiling_s, until_symbols_s
+from bench.startup import start_s
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULT_GOAL = Goal(1, at_least=False)
@@ -123,7 +123,7 @@ def daemon_rows(lines: list[dict[str, Any]]) -> list[Row]:
 def main() -> int:
     kernels = sys.argv[1:] or list(KERNELS)
     try:
-        emit(start_rows(boot("patched", ["guest_daemon.py", "--start-up"], *COUNTED), until_symbols_s(), compiling_s()))
+        emit(start_rows(boot("patched", ["guest_daemon.py", "--start-up"], *COUNTED), *start_s()))
     except (RuntimeError, OSError) as error:
         names = {"startup.first_event_s": EVENT_GOAL, "startup.baseline_s": BASELINE_GOAL}
         emit(not_measured(name, "", str(error), goal) for name, goal in names.items())

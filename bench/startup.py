@@ -18,16 +18,6 @@ from uaptrace.model.state import KernelState
 
 ROUNDS = 5
 
-UNTIL_SYMBOLS = """
-import time
-import uaptrace.cli, uaptrace.commands.serve, uaptrace.loader.child
-from uaptrace.loader.constants import VARIABLES
-from uaptrace.loader.facts import read_host_facts
-from uaptrace.loader.plan import wanted_symbols
-read_host_facts(wanted_symbols() | set(VARIABLES))
-print(time.process_time())
-"""
-
 COMPILE = r"""
 import sys, tempfile, time
 from pathlib import Path
@@ -35,11 +25,12 @@ import uaptrace.cli, uaptrace.commands.serve
 started = time.process_time()
 import uaptrace.loader.child
 from uaptrace.loader.attaching import compiled_programs
+from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.hooks import HOOKS
 from uaptrace.loader.plan import plan_hooks, wanted_symbols
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, program_text, use_stub_headers
-read_host_facts(wanted_symbols())
+read_host_facts(wanted_symbols() | set(VARIABLES))
 facts = time.process_time()
 import bcc
 imported = time.process_time()
@@ -63,15 +54,6 @@ print(started, facts - started, imported - facts, compiled - begin, kept - compi
 """
 
 
-def until_symbols_s() -> float:
-    """CPU time of a start up to the first step that it says in the guest too (bench/guest.py): the least of some."""
-    starts = []
-    for _ in range(ROUNDS):
-        done = subprocess.run([sys.executable, "-c", UNTIL_SYMBOLS], capture_output=True, text=True, check=True)
-        starts.append(float(done.stdout))
-    return min(starts)
-
-
 def runs(kernel: str) -> list[list[float]]:
     """Figures of COMPILE for a kernel with the series or a plain one. RuntimeError where it cannot compile."""
     found = []
@@ -83,9 +65,12 @@ def runs(kernel: str) -> list[list[float]]:
     return found
 
 
-def compiling_s() -> float:
-    """What the first start on a kernel with the series takes more than a later one: the median of some."""
-    return statistics.median(imported + compiled - kept for _, _, imported, compiled, kept, _ in runs("series"))
+def start_s() -> tuple[float, float]:
+    """Of a start on a kernel with the series: up to the first step that it says in the guest too (bench/guest.py), and what the first start
+    takes more than a later one. Medians."""
+    figures = runs("series")
+    until_symbols = statistics.median(started + facts for started, facts, *_ in figures)
+    return until_symbols, statistics.median(imported + compiled - kept for _, _, imported, compiled, kept, _ in figures)
 
 
 def measure() -> list[Row]:

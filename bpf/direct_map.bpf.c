@@ -125,7 +125,7 @@ static __always_inline void send_uncertain(u64 pfn, u32 nr)
 	submit(r, UAP_UNCERTAIN);
 }
 
-/* A change of presence: one record for each 2M region that it touches. */
+/* A change of presence: one record for each 2M region that it touches, two at the most. A larger one is read again. */
 static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 {
 	u64 address = cpa_address(cpa, 0), pfn, end;

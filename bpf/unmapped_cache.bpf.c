@@ -296,6 +296,7 @@ static __always_inline int cache_free_enter(u64 page, u32 order)
 		r->after = state.mapping;
 		submit(r, UAP_FREE);
 	}
+	/* last, or the verifier follows all of the above twice: with a context and without one */
 	c = make_context();
 	if (c)
 		c->free_start_ns = bpf_ktime_get_ns();

@@ -80,20 +80,22 @@ def test_bcc_is_imported_in_one_module_only() -> None:
     assert users == ["loader.bcc_programs"]
 
 
+def imported_with(modules: str, *names: str) -> str:
+    """Which of the names a fresh Python has imported after it imported the modules, as it prints a list of them."""
+    code = f"import sys, {modules}; print([m for m in {names} if m in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.mark.parametrize("command", ["uaptrace.cli", "uaptrace.commands.serve", "uaptrace.commands.record", "uaptrace.session"])
 def test_the_daemon_stays_small(command: str) -> None:
     """What brings tens of megabytes is imported only where it is used."""
-    code = f"import sys, {command}; print([m for m in ('bcc', 'pyarrow', 'textual', 'PIL', 'matplotlib', 'numba') if m in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[]"
+    assert imported_with(command, "bcc", "pyarrow", "textual", "PIL", "matplotlib", "numba") == "[]"
 
 
 @pytest.mark.parametrize("module", ["commands.serve", "commands.record", "commands.top", "commands.audit", "loader.child"])
 def test_the_loader_starts_before_anything_large_is_imported(module: str) -> None:
     """What the daemon needs is imported while the loader works; the loader needs neither arrays nor, for kept programs, a compiler."""
-    code = f"import sys, uaptrace.cli, uaptrace.{module}; print([m for m in ('numpy', 'bcc', 'asyncio') if m in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[]"
+    assert imported_with(f"uaptrace.cli, uaptrace.{module}", "numpy", "bcc", "asyncio") == "[]"
 
 
 def test_every_file_says_its_licence() -> None:

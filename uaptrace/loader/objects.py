@@ -27,7 +27,8 @@ _MAP_CREATE: Final = 0
 _PROG_LOAD: Final = 5
 _RAW_TRACEPOINT_OPEN: Final = 17
 _NAME_BYTES: Final = 15
-_LOG_BYTES: Final = 1 << 20
+_LOG_BYTES: Final = 16 << 20
+"""As much as any kernel takes. Only what is written to costs memory."""
 
 
 class _MapCreate(ctypes.Structure):
@@ -119,14 +120,15 @@ def load_program(program: Program) -> int:
     )
     try:
         return bpf(_PROG_LOAD, attr)
-    except OSError:
+    except OSError as refusal:
         # Once more for the reason: a verifier that writes down what it does takes many times as long.
         log = ctypes.create_string_buffer(_LOG_BYTES)
         attr.log_level, attr.log_size, attr.log_buf = 1, len(log), ctypes.addressof(log)
         try:
             return bpf(_PROG_LOAD, attr)
-        except OSError as error:
-            raise ProgramRefusedError(error.errno or 0, log.value.decode(errors="replace")) from None
+        except OSError:
+            # The first error stands: the second one may be that the log was too long.
+            raise ProgramRefusedError(refusal.errno or 0, log.value.decode(errors="replace")) from None
 
 
 def link_program(program_fd: int, tracepoint: str = "") -> int:

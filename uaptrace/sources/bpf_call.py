@@ -9,7 +9,29 @@ import os
 import platform
 from typing import Any, Final
 
+PROG_TEST_RUN: Final = 10
 _NUMBER: Final = {"x86_64": 321}
+
+
+class TestRun(ctypes.Structure):
+    """The part of union bpf_attr that BPF_PROG_TEST_RUN reads."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_uint64),
+        ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+    )
 
 
 def bpf(command: int, attr: ctypes.Structure) -> int:

@@ -14,31 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.sources.bpf_call import bpf
+from uaptrace.sources.bpf_call import PROG_TEST_RUN, TestRun, bpf
 
 WINDOW_BYTES: Final = 4096
-_BPF_PROG_TEST_RUN: Final = 10
-
-
-class _TestRun(ctypes.Structure):
-    """The part of union bpf_attr that BPF_PROG_TEST_RUN reads (include/uapi/linux/bpf.h)."""
-
-    _fields_ = (
-        ("prog_fd", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("data_in", ctypes.c_uint64),
-        ("data_out", ctypes.c_uint64),
-        ("repeat", ctypes.c_uint32),
-        ("duration", ctypes.c_uint32),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_uint64),
-        ("ctx_out", ctypes.c_uint64),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-    )
 
 
 class BpfMemory:
@@ -77,9 +55,9 @@ class BpfMemory:
 
     def _fill(self, start: int) -> None:
         self._address.value = start
-        attr = _TestRun(prog_fd=self._program_fd, ctx_size_in=8, ctx_in=ctypes.addressof(self._address))
+        attr = TestRun(prog_fd=self._program_fd, ctx_size_in=8, ctx_in=ctypes.addressof(self._address))
         try:
-            bpf(_BPF_PROG_TEST_RUN, attr)
+            bpf(PROG_TEST_RUN, attr)
         except OSError as error:
             raise OSError(error.errno, f"cannot run the program that reads kernel memory: {error.strerror}") from error
         if attr.retval:
