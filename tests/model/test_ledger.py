@@ -35,6 +35,8 @@ STACKS: list[tuple[Cause, tuple[str, ...]]] = [
     (Cause.MODULE, (*CPA, "set_memory_ro+0x26", "frob_text.constprop.0+0x20", "module_enable_ro+0x84", "load_module+0x1b8c")),
     (Cause.MODULE, (*CPA, "set_memory_nx+0x26", "do_free_init+0x40", "process_one_work+0x1d0")),
     (Cause.MODULE, (*CPA, "set_memory_x+0x26", "execmem_cache_free+0x9", "free_module+0x1")),
+    # rmmod on Debian's 6.1.
+    (Cause.MODULE, (CPA[0], "set_direct_map_invalid_noflush+0x63", "__vunmap+0x174", "__do_sys_delete_module+0x274", "do_syscall_64+0x5d")),
     # BPF gets its memory from the module allocator.
     (Cause.BPF, (*CPA, "set_memory_x+0x26", "execmem_alloc+0x30", "bpf_jit_alloc_exec+0x10", "bpf_prog_pack_alloc+0x8")),
     (Cause.BPF, (*CPA, "set_memory_ro+0x26", "bpf_trampoline_update.constprop.0+0x210", "__bpf_trampoline_link_prog+0x1")),

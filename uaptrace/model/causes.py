@@ -49,7 +49,9 @@ _FALLBACK: Final[tuple[tuple[Cause, str, str], ...]] = (
     (
         Cause.MODULE,
         r"load_module|init_module_from_file|do_init_module|module_(alloc|memory_alloc|memfree|memory_free|enable_.*|disable_.*|finalize)"
-        r"|free_module|do_free_init|execmem_.*|frob_(text|rodata|writable_data|ro_after_init)|complete_formation|post_relocation|delete_module",
+        r"|free_module|do_free_init|execmem_.*|frob_(text|rodata|writable_data|ro_after_init)|complete_formation|post_relocation"
+        # What is left of unloading where free_module() is inlined and its last call has taken its frame.
+        r"|__(do|se|x64|ia32)_sys_(init|finit|delete)_module",
         "module text and data become read-only, executable, or ordinary again",
     ),
 )
