@@ -12,6 +12,7 @@ import click
 
 from uaptrace import __version__
 from uaptrace.errors import UaptraceError
+from uaptrace.plain import plain
 
 COMMANDS: Final = {
     "check": "What this host can do, hook by hook, and how to mend what is missing.",
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    line = " ".join(text.split())
+    line = plain(" ".join(text.split()))
     click.echo(f"uaptrace: {line}", err=True)
 
 

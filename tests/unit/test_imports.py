@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "uaptrace"
 LAYERS = (
     ("__init__",),
-    ("units", "errors", "events"),
+    ("units", "errors", "events", "plain"),
     ("wire",),
     ("model",),
     ("policies",),

@@ -9,6 +9,7 @@ from typing import Any, Final, TextIO
 from uaptrace.errors import UsageError
 from uaptrace.events import LEVEL_MASK, Flag, Kind, Mapping
 from uaptrace.model.updates import Records, Update
+from uaptrace.plain import plain
 from uaptrace.units import Level
 from uaptrace.wire import comms
 
@@ -90,7 +91,7 @@ def mapping_label(mapping: int) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     seconds, rest = divmod(event["time_ns"], 1_000_000_000)
-    head = f"{seconds:6d}.{rest // 1000:06d} {event['comm'] or '?':<15s} {event['tgid']:>7d} {event['event']:<14s}"
+    head = f"{seconds:6d}.{rest // 1000:06d} {plain(event['comm']) or '?':<15s} {event['tgid']:>7d} {event['event']:<14s}"
     skip = ("time_ns", "event", "comm", "tgid", "tid", "flags", "before", "after")
     words = [f"{name}={value}" for name, value in event.items() if name not in skip]
     if "before" in event:

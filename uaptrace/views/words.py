@@ -6,6 +6,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from uaptrace.plain import REPLACEMENT, plain
 from uaptrace.units import PAGES_PER_1G, PAGES_PER_2M, Level, format_bytes, pages_to_bytes
 
 UNKNOWN: Final = "–"
@@ -115,12 +116,11 @@ def pages(nr_pages: int) -> str:
 
 
 def clean(text: str) -> str:
-    """A name from outside made safe for a cell grid: each character that is not exactly one printable cell becomes ``?``."""
-    if text.isascii() and text.isprintable():
+    """plain() for a cell grid: a character that does not take exactly one cell becomes ``?`` too."""
+    text = plain(text)
+    if text.isascii():
         return text
-    return "".join(
-        c if c.isprintable() and not unicodedata.combining(c) and unicodedata.east_asian_width(c) not in "WF" else "?" for c in text
-    )
+    return "".join(REPLACEMENT if unicodedata.combining(c) or unicodedata.east_asian_width(c) in "WF" else c for c in text)
 
 
 def shorten(text: str, width: int) -> str:
