@@ -347,6 +347,14 @@ def test_operations_that_no_hook_watches_are_absent() -> None:
     assert timed == {"set_default", "cpa", "cache_hit", "cache_refill", "cache_free", "shrink"}
 
 
+def test_a_hook_that_is_not_needed_hides_no_figure_and_raises_no_alert() -> None:
+    hook = HookStatus("set_invalid", None, None, "replaced by set_direct_map_valid_noflush()", needed=False)
+    found = series(replace(largest_snapshot(), hooks=(HookStatus("cpa", "f", "fentry"), hook)))
+    assert value(found, "uaptrace_direct_map_operations_total", operation="set_invalid") > 0
+    assert not [key for key in found if key[0] == "uaptrace_hook_attached" and ("hook", "set_invalid") in key[1]]
+    assert value(found, "uaptrace_hooks", mechanism="none") == 0
+
+
 def test_the_names_of_hooks_are_those_of_the_loader() -> None:
     from uaptrace.exporter.metrics import _WATCHERS
     from uaptrace.loader.hooks import HOOKS

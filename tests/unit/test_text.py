@@ -4,21 +4,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import view_snapshots as snapshots
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Exactness
+from uaptrace.model.updates import Start
+from uaptrace.recording import read_updates
+from uaptrace.recording.info import recording_info
 from uaptrace.reports.text import GROUPS, audit_to_text, folded_stacks, snapshot_to_text, splits_to_text
 from uaptrace.units import Level
-from uaptrace.views import words
+from uaptrace.views import panels, words
 from uaptrace.views.charts import bar, sparkline
 from uaptrace.views.lines import fit, length, line, plain, text_of
 from uaptrace.views.overview import overview
 from uaptrace.views.rates import History
 
+DATA = Path(__file__).parents[1] / "data"
 WIDTHS = (60, 80, 100, 112, 120, 160, 200)
 
 
@@ -51,6 +57,29 @@ def test_the_first_screen_fits_into_80_by_24_also_when_inexact() -> None:
 def test_too_small_a_screen_still_says_first_whether_events_were_lost() -> None:
     lines = overview(snapshots.inexact(snapshots.make(60)), None, (), 80, 10)
     assert "1,234 LOST" in text_of(lines[0])
+
+
+def test_trust_tells_a_fault_from_what_this_kernel_has_no_use_for() -> None:
+    hooks = (
+        HookStatus("cpa", "__change_page_attr_set_clr", None, "R2 min value is negative", refused=True),
+        HookStatus("flush_all", "flush_tlb_all", None, "not in available_filter_functions"),
+        HookStatus("set_invalid", "set_direct_map_invalid_noflush", "fentry"),
+        HookStatus("set_valid", None, None, "set_direct_map_valid_noflush() is not in this kernel", needed=False),
+    )
+    text = plain(panels.health_panel(replace(snapshots.make(60), hooks=hooks), 100))
+    assert "1 of 3 hooks attached" in text
+    assert "refused cpa: R2 min value is negative" in text
+    assert "missing flush_all: not in available_filter_functions" in text
+    assert "not needed on this kernel: set_valid" in text
+    assert "missing set_valid" not in text
+
+
+@pytest.mark.parametrize("name", ["debian-6.1", "patched-6.1"])
+def test_recordings_from_before_that_was_told_apart_are_read_likewise(name: str) -> None:
+    path = DATA / f"{name}.uaptrace"
+    assert not [sentence for sentence in recording_info(path).missing if "hook" in sentence]
+    start = next(update for update in read_updates(path) if isinstance(update, Start))
+    assert {hook.state for hook in start.hooks} == {"attached", "not needed"}
 
 
 def test_inexact_says_why() -> None:

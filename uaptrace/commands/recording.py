@@ -68,7 +68,7 @@ def info_to_json(found: RecordingInfo) -> dict[str, Any]:
         "ring_bytes": None if start is None else start.ring_bytes,
         "hooks": None
         if start is None
-        else [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in start.hooks],
+        else [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "state": h.state, "reason": h.reason} for h in start.hooks],
         "parts": [
             {
                 "path": str(p.path),
@@ -120,8 +120,8 @@ def info_to_text(found: RecordingInfo) -> str:
     others = ", ".join(f"{kind} {n:,}" for kind, n in found.updates_by_kind.items())
     rows.append(("readings", others or "none"))
     if start is not None:
-        attached = [h for h in start.hooks if h.mechanism is not None]
-        rows.append(("hooks", f"{len(attached)} of {len(start.hooks)} attached"))
+        needed = [h for h in start.hooks if h.state != "not needed"]
+        rows.append(("hooks", f"{sum(h.state == 'attached' for h in needed)} of {len(needed)} attached"))
     rows.append(("events lost", "not known" if found.events_lost is None else f"{found.events_lost:,}"))
     missing = found.missing
     rows.append(("missing", missing[0] if missing else "nothing"))

@@ -95,7 +95,8 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
 
 def blind_spots(hooks: Sequence[HookStatus]) -> frozenset[str]:
     """The keys of _WATCHERS whose figures are not known because a hook that they need is not attached."""
-    missing = {hook.name.lower() for hook in hooks if hook.mechanism is None} - {hook.name.lower() for hook in hooks if hook.mechanism}
+    attached = {hook.name.lower() for hook in hooks if hook.mechanism}
+    missing = {hook.name.lower() for hook in hooks if hook.mechanism is None and hook.needed} - attached
     return frozenset(subject for subject, names in _WATCHERS.items() if missing.intersection(names))
 
 
@@ -308,6 +309,8 @@ def _hooks(hooks: Sequence[HookStatus]) -> Iterator[Metric]:
     by_mechanism = dict.fromkeys(MECHANISMS, 0)
     attached: dict[str, bool] = {}
     for hook in hooks:
+        if hook.state == "not needed":
+            continue  # neither a figure of what is attached nor of what is missing
         mechanism = hook.mechanism or "none"
         by_mechanism[mechanism] = by_mechanism.get(mechanism, 0) + 1
         # A name that stands for two programs is attached when both are.

@@ -196,4 +196,5 @@ def _link(part: _Part, program_fd: int) -> int:
 
 def _status(planned: PlannedHook) -> HookStatus:
     mechanism = None if planned.mechanism == NONE else planned.mechanism
-    return HookStatus(planned.hook.name.lower(), planned.symbol, mechanism, "" if mechanism else planned.reason)
+    needed = mechanism is not None or planned.is_missing
+    return HookStatus(planned.hook.name.lower(), planned.symbol, mechanism, "" if mechanism else planned.reason, needed)

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+HookState = Literal["attached", "not needed", "refused", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +17,17 @@ class HookStatus:
     symbol: str | None
     mechanism: str | None
     reason: str = ""
-    """Why it is not attached; empty where it is."""
+    """Why it is not attached; empty where it is. Where it was refused: the kernel's own words (the verifier's last line, errno)."""
+    needed: bool = True
+    """False: nothing goes unseen without it, because this kernel has nothing to be seen there or it was not asked for."""
+    refused: bool = False
+    """The kernel has the function, and refused to load or attach the program."""
+
+    @property
+    def state(self) -> HookState:
+        """In two words at most, the same in every view."""
+        if self.mechanism is not None:
+            return "attached"
+        if not self.needed:
+            return "not needed"
+        return "refused" if self.refused else "missing"

@@ -405,7 +405,7 @@ def _missing_hooks(hooks: tuple[HookStatus, ...], has_series: bool) -> tuple[tup
     """Hooks that exactness needs and that are not attached, and what is not seen for lack of them."""
     if not hooks:
         return ()  # not known: an input that does not say what was attached
-    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
+    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None or not hook.needed}
     if "set_valid" in attached:
         attached |= {"set_invalid", "set_default"} - {hook.name.lower() for hook in hooks}
     needed = _MAP_HOOKS | (_CACHE_HOOKS if has_series else {})

@@ -174,13 +174,27 @@ def _known(cls: type[T], said: Mapping[str, Any]) -> T:
 def _start(said: Any, data: bytes) -> Start:
     return Start(
         host=_known(HostInfo, said["host"]),
-        hooks=tuple(_known(HookStatus, hook) for hook in said["hooks"]),
+        hooks=tuple(_hook(hook) for hook in said["hooks"]),
         time_ns=said["time_ns"],
         wall_time_s=said["wall_time_s"],
         self_tgids=frozenset(said["self_tgids"]),
         splits_during_attach=_levels_in(said["splits_during_attach"]) or MappingProxyType({}),
         ring_bytes=said["ring_bytes"],
     )
+
+
+def _hook(said: Mapping[str, Any]) -> HookStatus:
+    """Older recordings do not say what was not needed, only why it was not attached: these were the loader's sentences."""
+    if "needed" not in said and str(said.get("reason", "")).startswith(_NOT_NEEDED):
+        said = {**said, "needed": False}
+    return _known(HookStatus, said)
+
+
+_NOT_NEEDED: Final = (
+    "the series is not in this kernel",
+    "only with --page-alloc-hook",
+    "set_direct_map_valid_noflush() is not in this kernel",
+)
 
 
 def _map_reading(said: Any, data: bytes) -> MapReading:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from uaptrace.model.updates import CountersReading, MapReading, Start
 from uaptrace.recording import schema
 from uaptrace.recording.reader import Chain, RecordingFile, open_parts
 from uaptrace.recording.stream import Tail
+
+_NOT_ATTACHED: Final = {"missing": "not attached", "refused": "refused by the kernel"}
+"""States of hooks (HookStatus.state) by which something goes unseen, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class RecordingInfo:
         if self.missed_runs:
             out.append(f"{self.missed_runs} times the kernel did not run a program")
         if self.start is not None:
-            out += [f"hook {hook.name} was not attached: {hook.reason}" for hook in self.start.hooks if hook.mechanism is None]
+            out += [f"hook {h.name} was {_NOT_ATTACHED[h.state]}: {h.reason}" for h in self.start.hooks if h.state in _NOT_ATTACHED]
         return tuple(out)
 
 

@@ -81,7 +81,9 @@ def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Do
             for p in snapshot.processes
         ],
         "audit": {"invariants": [_invariant(row) for row in snapshot.audit]},
-        "hooks": [{"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "reason": h.reason} for h in snapshot.hooks],
+        "hooks": [
+            {"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "state": h.state, "reason": h.reason} for h in snapshot.hooks
+        ],
         "reconcile": {"error_bytes": snapshot.reconcile_error_bytes, "error_blocks": snapshot.reconcile_error_blocks},
         "map": map_grid.ranges_of(snapshot.regions) if snapshot.regions is not None else None,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, SplitRow, UnmappedCacheView, Violation
 from uaptrace.units import NR_ORDERS, Level
 from uaptrace.views import words
@@ -376,12 +377,24 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
         facts.append("meminfo agrees" if error == 0 else f"meminfo differs by {words.size(error)}")
     out.extend(wrap(facts, width))
     if snapshot.hooks:
-        missing = [hook for hook in snapshot.hooks if hook.mechanism is None]
-        out.append(line(f" {len(snapshot.hooks) - len(missing)} of {len(snapshot.hooks)} hooks attached"))
-        for hook in missing:
-            out.extend(paragraph(f"missing {hook.name}: {hook.reason or 'no reason given'}", width, indent="   ", style="dim"))
+        out.extend(_hook_lines(snapshot.hooks, width))
     if snapshot.host.kfence:
         out.extend(paragraph("KFENCE is on: its page flips cannot be seen.", width, style="dim"))
+    return out
+
+
+def _hook_lines(hooks: Sequence[HookStatus], width: int) -> list[Line]:
+    """How many hooks are attached of those that this kernel needs, each fault with its reason, and then what is not needed, in one line."""
+    needed = [hook for hook in hooks if hook.state != "not needed"]
+    attached = sum(hook.state == "attached" for hook in needed)
+    out = wrap([f"{attached} of {words.plural(len(needed), 'hook')} attached"], width)
+    for hook in needed:
+        if hook.state != "attached":
+            text = f"{hook.state} {words.clean(hook.name)}: {words.clean(hook.reason) or 'no reason given'}"
+            out.extend(paragraph(text, width, indent="   ", style="warn"))
+    spare = [words.clean(hook.name) for hook in hooks if hook.state == "not needed"]
+    if spare:
+        out.extend(paragraph(f"not needed on this kernel: {', '.join(spare)}", width, indent="   ", style="dim"))
     return out
 
 

@@ -517,9 +517,7 @@ def _loss(recorded: Recorded) -> str:
         if missing
         else '<p class="facts">Nothing is missing from the recording.</p>'
     )
-    hooks = [
-        (escape(h.name), escape(h.symbol or words.UNKNOWN), escape(h.mechanism or "not attached"), escape(h.reason)) for h in end.hooks
-    ]
+    hooks = [(escape(h.name), escape(h.symbol or words.UNKNOWN), escape(h.mechanism or h.state), escape(h.reason)) for h in end.hooks]
     if hooks:
         table = _table(("hook", "function", "by", "why not"), hooks, text_columns=4)
         out += f"<details><summary>{words.plural(len(hooks), 'hook')}</summary>{table}</details>"
