@@ -21,6 +21,16 @@ class UsageError(UaptraceError):
     exit_status = 2
 
 
+class OutputError(UaptraceError):
+    """Standard output takes no more: it is closed, or its file system is full."""
+
+
+class ReaderGoneError(UaptraceError):
+    """Whoever read the output has enough of it: nothing to complain about. 128 + SIGPIPE, as a shell reports it."""
+
+    exit_status = 141
+
+
 class CannotTraceError(UaptraceError):
     """This host cannot be traced: no root, locked-down kernel, no BTF, no bcc."""
 

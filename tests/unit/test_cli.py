@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from uaptrace.cli import COMMANDS
+from uaptrace.commands.group import COMMANDS
 
 UAPTRACE = [sys.executable, "-m", "uaptrace"]
 ROOT = os.geteuid() == 0

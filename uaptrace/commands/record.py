@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uaptrace.commands.live import Size, announce, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.recording import RecordingWriter
@@ -63,7 +64,7 @@ def record(
         announce(ready_file)
         with contextlib.closing(writer), stopped_by_signals(session.stop):
             deadline = None if duration_s is None else time.monotonic() + duration_s
-            click.echo(f"recording to {output}; Ctrl-C ends it", err=True)
+            click.echo(f"recording to {plain(str(output))}; Ctrl-C ends it", err=True)
 
             def over() -> bool:
                 # Called on every round of the loop, also while nothing happens: what waits is written within a second.

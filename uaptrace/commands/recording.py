@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uaptrace.commands.progress import progress_bar
+from uaptrace.plain import plain
 from uaptrace.units import format_bytes
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def trim(file: str) -> None:
     from uaptrace.recording.info import trim as trim_file
 
     removed = trim_file(file)
-    click.echo(f"{file}: {removed} bytes removed" if removed else f"{file}: nothing to remove")
+    click.echo(plain(f"{file}: {removed} bytes removed" if removed else f"{file}: nothing to remove"))
 
 
 def info_to_json(found: RecordingInfo) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def info_to_text(found: RecordingInfo) -> str:
     missing = found.missing
     rows.append(("missing", missing[0] if missing else "nothing"))
     rows += [("", sentence) for sentence in missing[1:]]
-    return "\n".join(f"{label:<14} {text}".rstrip() for label, text in rows)
+    return "\n".join(f"{label:<14} {plain(text)}".rstrip() for label, text in rows)
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import click
 
 from uaptrace.commands.progress import progress_bar
 from uaptrace.errors import UsageError
+from uaptrace.plain import plain
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
@@ -38,7 +39,7 @@ def report(recordings: tuple[Path, ...], output: Path | None, format_: str | Non
 
     recordeds = []
     for path in recordings:
-        with progress_bar(f"reading {path.name}") as progress:
+        with progress_bar(f"reading {plain(path.name)}") as progress:
             recordeds.append(gather(path, progress=progress))
     match format_:
         case "html":
@@ -50,4 +51,4 @@ def report(recordings: tuple[Path, ...], output: Path | None, format_: str | Non
     if output is None:
         click.echo(made, nl=False)
     else:
-        write_whole(output, made.encode())
+        write_whole(output, made.encode(errors="replace"))

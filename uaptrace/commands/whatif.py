@@ -13,6 +13,7 @@ import click
 
 from uaptrace.commands.progress import progress_bar
 from uaptrace.errors import RecordingError, UsageError
+from uaptrace.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.model.updates import Update
@@ -129,7 +130,7 @@ def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | 
             yield update
 
     with progress_bar("Reading") as progress:
-        requests = requests_from_updates(seen(read_updates(file, progress=progress)), file.name)
+        requests = requests_from_updates(seen(read_updates(file, progress=progress)), plain(file.name))
     if len(requests) == 0:
         raise RecordingError(f"{file} has no request to replay; record a workload that uses memfd_secret, modules or BPF")
     physical = recorded_memory(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +49,11 @@ class BatchStream:
         self.path: Final = path
         self.tail: Tail | None = None
         try:
-            self._file = pa.OSFile(str(path))
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise RecordingError(
+                    f"{path}: not a file: a recording is read more than once, so write what comes from a pipe to a file first"
+                )
+            self._file = pa.OSFile(os.fsencode(path))
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error).splitlines()[0])
             parts = existing_parts(path)

@@ -32,6 +32,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
         os.chmod(temporary, mode)
         os.replace(temporary, target)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):

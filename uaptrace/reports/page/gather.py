@@ -13,6 +13,7 @@ from typing import Final
 
 from uaptrace.model.snapshot import Cause, DirectMapView, Snapshot
 from uaptrace.model.updates import MapReading
+from uaptrace.plain import plain
 from uaptrace.recording.info import RecordingInfo, recording_info
 from uaptrace.recording.reader import read_updates
 from uaptrace.sources.replay import ReplaySource
@@ -57,6 +58,11 @@ class Recorded:
     points: tuple[Point, ...]
     begin_s: float
     length_s: float
+
+    @property
+    def name(self) -> str:
+        """Of the file, as it is shown."""
+        return plain(self.path.name)
 
     @property
     def watched_s(self) -> float:

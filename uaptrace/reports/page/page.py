@@ -70,7 +70,7 @@ def _short(value: float | None) -> float | None:
 def page(recordeds: Sequence[Recorded]) -> str:
     """The page of one recording, or of two to compare."""
     charts = _Charts()
-    title = "uaptrace: " + " and ".join(r.path.name for r in recordeds)
+    title = "uaptrace: " + " and ".join(r.name for r in recordeds)
     body = [_header(recordeds)]
     if len(recordeds) == 2:
         body.append(_comparison(recordeds[0], recordeds[1]))
@@ -90,7 +90,7 @@ def page(recordeds: Sequence[Recorded]) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title><style>{_asset('uplot.min.css')}{_asset('report.css')}{_colors()}</style></head>\n<body>"
         + "\n".join(body)
-        + f"<footer>Made by uaptrace {escape(uaptrace.__version__)} from {escape(', '.join(str(r.path.name) for r in recordeds))}. "
+        + f"<footer>Made by uaptrace {escape(uaptrace.__version__)} from {escape(', '.join(r.name for r in recordeds))}. "
         "Charts are drawn by uPlot (MIT licence, © Leon Sorokin).</footer>"
         f'<script type="application/json" id="charts">{data}</script>\n<script>{_asset("uplot.min.js")}</script>\n'
         f"<script>{_asset('report.js')}</script></body></html>\n"
@@ -114,7 +114,7 @@ def _section(id_: str, title: str, said: str, columns: Sequence[str], recordeds:
     if len(columns) == 1:
         return f'<section id="{id_}"><h2>{escape(title)}</h2>{intro}{columns[0]}</section>'
     named = "".join(
-        f"<div><h3>{_letter(i)} {escape(r.path.name)}</h3>{c}</div>" for i, (r, c) in enumerate(zip(recordeds, columns, strict=True))
+        f"<div><h3>{_letter(i)} {escape(r.name)}</h3>{c}</div>" for i, (r, c) in enumerate(zip(recordeds, columns, strict=True))
     )
     return f'<section id="{id_}"><h2>{escape(title)}</h2>{intro}<div class="pair{" stacked" if wide else ""}">{named}</div></section>'
 
@@ -138,7 +138,7 @@ def _header(recordeds: Sequence[Recorded]) -> str:
         facts += [f"{began:%Y-%m-%d %H:%M:%S} UTC", key.spoken(recorded.length_s)]
         letter = _letter(i) if len(recordeds) > 1 else ""
         out.append(
-            f'<div class="host">{letter}<strong>{escape(recorded.path.name)}</strong> '
+            f'<div class="host">{letter}<strong>{escape(recorded.name)}</strong> '
             f'<span class="facts">{escape(" · ".join(facts))}</span> {_badge(recorded.end)}</div>'
         )
         out += [f'<p class="reason">{escape(reason)}</p>' for reason in recorded.end.exactness.reasons]
@@ -182,7 +182,7 @@ def _comparison(first: Recorded, second: Recorded) -> str:
             f'<tr class="{mark}"><th scope="row">{escape(difference.first.label)}</th><td>{escape(difference.first.text)}</td>'
             f"<td>{escape(difference.second.text)}</td><td>{escape(difference.text)}</td><td>{mark}</td></tr>"
         )
-    names = "".join(f'<th scope="col">{_letter(i)} {escape(r.path.name)}</th>' for i, r in enumerate((first, second)))
+    names = "".join(f'<th scope="col">{_letter(i)} {escape(r.name)}</th>' for i, r in enumerate((first, second)))
     return (
         f'<section id="differences"><h2>Differences</h2>{_unlike(first, second)}<div class="scroll"><table class="wide">'
         f'<thead><tr><th></th>{names}<th scope="col">change</th><th></th></tr></thead>'
@@ -199,7 +199,7 @@ def _unlike(first: Recorded, second: Recorded) -> str:
     memory = first.end.direct_map.total_bytes, second.end.direct_map.total_bytes
     if all(memory) and max(memory) > 1.01 * min(memory):
         said.append(f"The direct maps are not of the same size ({format_bytes(memory[0])} and {format_bytes(memory[1])}).")
-    said += [f"{r.path.name} is not exact." for r in (first, second) if not r.end.exactness.exact]
+    said += [f"{r.name} is not exact." for r in (first, second) if not r.end.exactness.exact]
     return "".join(f'<p class="reason">{escape(sentence)}</p>' for sentence in said)
 
 

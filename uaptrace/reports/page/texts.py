@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from uaptrace.model.snapshot import Cause
+from uaptrace.plain import plain
 from uaptrace.reports.documents import snapshot_to_json
 from uaptrace.reports.page import figures as key
 from uaptrace.reports.page.gather import Point, Recorded
@@ -35,7 +36,7 @@ def report_to_json(recordeds: Sequence[Recorded]) -> dict[str, Any]:
 
 def _recording(recorded: Recorded) -> dict[str, Any]:
     return {
-        "file": recorded.path.name,
+        "file": recorded.name,
         "summary": key.sentence(recorded),
         "length_s": recorded.length_s,
         "begin_s": recorded.begin_s,
@@ -69,9 +70,9 @@ def report_to_markdown(recordeds: Sequence[Recorded]) -> str:
     """The key figures, causes, stacks, audit and losses, as tables."""
     if len(recordeds) == 2:
         first, second = recordeds
-        out = [f"# {_text(first.path.name)} and {_text(second.path.name)}", "", f"**{_text(key.comparison(first, second))}**", ""]
+        out = [f"# {_text(first.name)} and {_text(second.name)}", "", f"**{_text(key.comparison(first, second))}**", ""]
         rows = [(d.first.label, d.first.text, d.second.text, d.text, d.verdict) for d in key.differences(first, second)]
-        out += _table(("", first.path.name, second.path.name, "change", ""), rows)
+        out += _table(("", first.name, second.name, "change", ""), rows)
         level = 2
     else:
         out, level = [], 1
@@ -83,7 +84,7 @@ def report_to_markdown(recordeds: Sequence[Recorded]) -> str:
 def _one(recorded: Recorded, level: int, *, figures: bool) -> list[str]:
     end = recorded.end
     state = "exact" if end.exactness.exact else "not exact: " + "; ".join(end.exactness.reasons)
-    out = ["", f"{'#' * level} {_text(recorded.path.name)}", "", _text(key.sentence(recorded)), ""]
+    out = ["", f"{'#' * level} {_text(recorded.name)}", "", _text(key.sentence(recorded)), ""]
     facts = f"{end.host.hostname or 'unknown host'}, Linux {end.host.kernel_release or 'unknown'}, {key.spoken(recorded.length_s)}"
     out += [_text(f"{facts}. State: {state}. {words.plural(end.loss.total, 'event')} lost."), ""]
     if figures:
@@ -126,5 +127,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _text(said: str) -> str:
     """Names come from the traced host: what Markdown or HTML would take for markup is taken out of effect."""
-    out = "".join(f"\\{c}" if c in "|\\`*[]" else c for c in said if c.isprintable())
+    out = "".join(f"\\{c}" if c in "|\\`*[]" else c for c in plain(said))
     return out.replace("<", "&lt;").replace(">", "&gt;")
