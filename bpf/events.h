@@ -13,7 +13,7 @@
  *          +--------+--------+--------+----+-----+---------+----------+---------+----+--
  *          |time_ns |  pfn   |nr_pages|tid |tgid |duration | cgroup_id|stack_id |aux | kind order
  *          +--------+--------+--------+----+-----+---------+----------+---------+----+ before after
- *   TASK   |        |  comm[16]            |tgid |                                   | nr_present
+ *   TASK   |        |  comm[16]            |tgid |         | start_ns |              | nr_present
  *   STACK  |        |  frames[4] (8 bytes each)            (32 bytes)  |stack_id|    | flags
  */
 #ifndef UAPTRACE_EVENTS_H
@@ -39,7 +39,11 @@ struct uap_record {
 
 enum uap_kind {
 	UAP_NONE = 0,
-	UAP_TASK = 1,		/* the name of tgid, sent before its first record; comm[16] at offset 8 */
+	/*
+	 * The name of the process tgid, sent before its first record and when it changes: comm[16] of its group leader at
+	 * offset 8, task_struct.start_time of the leader (CLOCK_MONOTONIC, 0: not known) in cgroup_id's place.
+	 */
+	UAP_TASK = 1,
 	UAP_STACK = 2,		/* four frames of stack_id at offset 8; order: index of the first / 4; nr_present: frames in all */
 	UAP_SPLIT = 3,		/* a large mapping was split; pfn, nr_pages: the large page; before, after: levels */
 	UAP_SET_DIRECT_MAP = 4,	/* set_direct_map_*(); aux: return value */
@@ -82,6 +86,7 @@ enum uap_flag {
 	UAP_F_VALID_NR = 2048,	/* SET_DIRECT_MAP: by set_direct_map_valid_noflush() */
 	UAP_F_ORDER_GUESSED = 4096,	/* REFILL: order from the unmapped range: the request for it was not seen */
 	UAP_F_REFILL_PARTIAL = 8192,	/* REFILLED, ALLOC: fewer set_direct_map calls than the chunk has pages */
+	UAP_F_UNCOUNTED = 16384,	/* SPLIT: in the direct map, and vmstat does not count it (memory failure) */
 };
 
 /*
@@ -118,6 +123,7 @@ enum uap_counter {
 	UAP_C_PAGES_FREED = 25,
 	UAP_C_PAGES_RELEASED = 26,
 	UAP_C_CONTEXT_LOST = 27,	/* no room to remember a task: its calls could not be followed */
+	UAP_C_CACHE_ENTERED = 28,	/* unmapped_pages_alloc() entered; CACHE_ALLOC counts when it returns */
 	UAP_C_REFILL_ORDER = 32,	/* 11 words, by order */
 	UAP_C_RELEASE_ORDER = 44,
 	UAP_C_ALLOC_ORDER = 56,

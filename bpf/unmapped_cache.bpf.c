@@ -133,6 +133,7 @@ static __always_inline int cache_alloc_enter(u32 gfp, u32 order)
 	u32 zero = 0;
 	u64 *active = nr_in_cache.lookup(&zero);
 
+	add(UAP_C_CACHE_ENTERED, 1);
 	if (!c)
 		return 0;
 	if (active)

@@ -63,6 +63,7 @@ class Flag(IntFlag):
     VALID_NR = 2048
     ORDER_GUESSED = 4096
     REFILL_PARTIAL = 8192
+    UNCOUNTED = 16384
 
 
 class Counter(IntEnum):
@@ -96,6 +97,7 @@ class Counter(IntEnum):
     PAGES_FREED = 25
     PAGES_RELEASED = 26
     CONTEXT_LOST = 27
+    CACHE_ENTERED = 28
     REFILL_ORDER = 32
     RELEASE_ORDER = 44
     ALLOC_ORDER = 56

@@ -183,8 +183,10 @@ def counters(
     return CountersReading(time_ns=time_ns, words=w, quiet=quiet, **known | fields)
 
 
-def start(*, has_series: bool = True, hooks: tuple[HookStatus, ...] = (), self_tgids: frozenset[int] = frozenset()) -> Start:
-    return Start(HostInfo(has_series=has_series), hooks, 0, 0.0, self_tgids)
+def start(
+    *, has_series: bool = True, hooks: tuple[HookStatus, ...] = (), self_tgids: frozenset[int] = frozenset(), counts_entries: bool = False
+) -> Start:
+    return Start(HostInfo(has_series=has_series), hooks, 0, 0.0, self_tgids, counts_entries=counts_entries)
 
 
 def traced(nr_regions: int = 16, *, level: Level = Level.M2, has_series: bool = True, **fields: Any) -> KernelState:

@@ -191,11 +191,13 @@ class SimulatedKernel:
         return result
 
     def allocate(self, tid: int, order: int) -> Task:
+        self.words[Counter.REQUEST] += np.uint64(self.attached)
         self.emit(Kind.REQUEST, tid, order=order)
         yield
         if self.fault & Fault.FLAG_STRIPPED:
             return
         traced = self.attached
+        self.words[Counter.CACHE_ENTERED] += np.uint64(traced)
         flags = 0
         pfn = self.lists.take(order)
         if pfn is None:
@@ -403,7 +405,7 @@ class Tracer:
         """Attach, and read the baseline while tasks go on."""
         kernel = self.kernel
         kernel.attach()
-        self.give(Start(HostInfo(has_series=True), (), kernel.time_ns, 0.0, frozenset()))
+        self.give(Start(HostInfo(has_series=True), (), kernel.time_ns, 0.0, frozenset(), counts_entries=True))
         self.give(Symbols({0x1000: "unmapped_pages_alloc+0x10"}))
         while kernel.calls_before_attach:  # a call of microseconds; the page tables are read later than that
             kernel.step()

@@ -20,7 +20,7 @@ from tests.model.build import (
     start,
     traced,
 )
-from uaptrace.events import Flag, Kind
+from uaptrace.events import Counter, Flag, Kind
 from uaptrace.model.audit import SUSPECT_NS
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import InvariantRow
@@ -201,7 +201,8 @@ def test_a_call_under_way_when_tracing_began_accuses_nobody() -> None:
     assert audit(5, records).violated == 0
 
 
-def test_a_request_without_an_answer_counts_after_five_seconds_and_is_taken_back_when_it_comes() -> None:
+@pytest.mark.parametrize("answer_s", [1, 8, 600])
+def test_a_stall_of_a_refill_accuses_nobody_however_long_it_takes(answer_s: int) -> None:
     state = traced()
     records = ring().request(1)
     batches = [records.batch()]
@@ -209,16 +210,29 @@ def test_a_request_without_an_answer_counts_after_five_seconds_and_is_taken_back
     state.update(counters(batches, time_ns=LATER_NS + 4 * SECOND_NS))
     assert invariant(state.snapshot(0, 0.0), 1).violated == 0
     assert state.needs_counters_reading
-    state.update(counters(batches, time_ns=LATER_NS + 6 * SECOND_NS))
-    state.update(counters(batches, time_ns=LATER_NS + 7 * SECOND_NS))
+    for second in range(6, answer_s, 60):
+        state.update(counters(batches, time_ns=LATER_NS + second * SECOND_NS))
+        row = invariant(state.snapshot(0, 0.0), 1)
+        assert (row.checked, row.violated, row.first) == (0, 0, ())
+        assert row.note.startswith("not decided: 1 requests")
+        assert not state.needs_counters_reading
+    batches.append(Ring(LATER_NS + answer_s * SECOND_NS).alloc(1, CHUNK).batch())
+    state.update(Records(batches[1]))
+    state.update(counters(batches, time_ns=LATER_NS + (answer_s + 1) * SECOND_NS))
+    row = invariant(state.snapshot(0, 0.0), 1)
+    assert (row.checked, row.violated, row.first, row.note) == (1, 0, (), "")
+
+
+def test_a_late_request_that_never_entered_is_found_by_the_next_one() -> None:
+    state = traced()
+    batches = [ring().request(1).batch()]
+    state.update(Records(batches[0]))
+    state.update(counters(batches, time_ns=LATER_NS + 600 * SECOND_NS))
+    batches.append(Ring(LATER_NS + 700 * SECOND_NS).request(1).batch())
+    state.update(Records(batches[1]))
+    state.update(counters(batches, time_ns=LATER_NS + 701 * SECOND_NS))
     row = invariant(state.snapshot(0, 0.0), 1)
     assert (row.checked, row.violated, len(row.first)) == (1, 1, 1)
-    assert not state.needs_counters_reading
-    batches.append(Ring(LATER_NS + 8 * SECOND_NS).alloc(1, CHUNK).batch())
-    state.update(Records(batches[1]))
-    state.update(counters(batches, time_ns=LATER_NS + 9 * SECOND_NS))
-    row = invariant(state.snapshot(0, 0.0), 1)
-    assert (row.checked, row.violated, row.first) == (1, 0, ())
 
 
 def emptied() -> tuple[KernelState, Ring]:
@@ -332,3 +346,29 @@ def test_a_kernel_that_breaks_it_every_time_costs_sixteen_findings() -> None:
     five = invariant(state.snapshot(0, 0.0), 5)
     assert (two.violated, len(two.first)) == (500, 16)
     assert (five.violated, len(five.first)) == (499, 16)
+
+
+def unanswered(entered: int, *, nr_requests: int = 3, counts_entries: bool = True) -> InvariantRow:
+    """Requests of as many tasks, of which the kernel says that ``entered`` entered the cache; none has an answer after ten seconds."""
+    state = traced(counts_entries=counts_entries)
+    state.update(counters(time_ns=LATER_NS))
+    records = ring()
+    for tid in range(nr_requests):
+        records.request(tid)
+    state.update(records.take())
+    words = {Counter.REQUEST: nr_requests, Counter.CACHE_ENTERED: entered}
+    for second in (1, 10):
+        state.update(counters([records.batch()], time_ns=LATER_NS + second * SECOND_NS, words=words))
+    return invariant(state.snapshot(0, 0.0), 1)
+
+
+def test_a_request_that_was_the_last_of_its_task_is_judged_by_the_kernels_own_counts() -> None:
+    row = unanswered(0)
+    assert (row.checked, row.violated, len(row.first), row.note) == (3, 3, 3, "")
+
+
+@pytest.mark.parametrize(("entered", "counts_entries"), [(3, True), (1, True), (0, False)])
+def test_where_those_do_not_tell_which_one_nobody_is_accused(entered: int, counts_entries: bool) -> None:
+    row = unanswered(entered, counts_entries=counts_entries)
+    assert (row.checked, row.violated) == (0, 0)
+    assert row.note.startswith("not decided: 3 requests")

@@ -33,6 +33,9 @@ GRACE_NS: Final = 3_000_000_000
 SUSPECT_NS: Final = 500_000_000
 """How long a pageblock's bit must have been seen set, with nothing of the block in the cache, before that is a finding."""
 REQUEST_TIMEOUT_NS: Final = 5_000_000_000
+"""A request without an answer is said to be undecided after this time; no time makes it a violation."""
+_MAX_REQUESTS: Final = 65536
+"""Requests that wait for an answer; the oldest are forgotten undecided."""
 _MAX_ERRORS_PER_TASK: Final = 64
 _ANY_RELEASE_PAGES: Final = 1 << 10
 _IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
@@ -123,8 +126,6 @@ class Audit:
         self._has_series = has_series
         self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
         self._requests: dict[int, _Request] = {}
-        self._overdue: dict[int, Finding] = {}
-        """Requests that are late, by tid: taken back when their allocation comes after all."""
         self._errors: dict[int, list[_Error]] = {}
         self._largest_release: dict[int, int] = {}
         self._suspects: dict[int, tuple[int, int]] = {}
@@ -132,6 +133,10 @@ class Audit:
         self._accused: set[int] = set()
         self._excess_before = False
         self._released_blocks = 0
+        self._now_ns = 0
+        self._unentered_base: int | None = None
+        """At least as many requests as had not entered the cache before those that wait; None where that is not known."""
+        self._was_compared = False
 
     # Records
 
@@ -142,6 +147,8 @@ class Audit:
         if not self._has_series:
             return
         if columns.count(KindCode.REQUEST) or self._requests:
+            if not self._was_compared and self._unentered_base is None:
+                self._unentered_base = 0  # the counters began with these records
             self._judge_requests(columns)
         if columns.count(KindCode.ALLOC):
             self._judge_allocations(columns)
@@ -177,13 +184,9 @@ class Audit:
                 request = self._requests.pop(t, None)
                 if request is None:
                     continue
-                overdue = self._overdue.pop(t, None)
-                if overdue is None:
-                    self._check(1, 1, waiting=True)
-                if again and overdue is None:
+                self._check(1, 1, waiting=True)
+                if again:
                     self._violate(self._request_finding(request, int(columns.column("time_ns")[at])), waiting=True)
-                elif not again and overdue is not None:
-                    self._take_back(overdue)
         earlier = dict(zip(task[1:][broken].tolist(), task[:-1][broken].tolist(), strict=True))
         self._violate_each(
             columns,
@@ -194,7 +197,10 @@ class Audit:
         )
         last = np.concatenate([~same, [True]]) & is_request
         for at, t in zip(task[last].tolist(), tid[last].tolist(), strict=True):
+            self._requests.pop(t, None)  # so that the newest come last
             self._requests[t] = self._request(columns, at)
+        while len(self._requests) > _MAX_REQUESTS:
+            del self._requests[next(iter(self._requests))]
 
     @staticmethod
     def _request(columns: Columns, at: int) -> _Request:
@@ -373,7 +379,24 @@ class Audit:
             for _, count, finding in sorted((w for w in tally.waiting if w[0] <= time_ns), key=lambda w: w[0]):
                 self._stand(number, finding, count)
             tally.waiting = later
-        self._expire_requests(time_ns)
+        self._now_ns = max(self._now_ns, time_ns)
+
+    def judge_unanswered(self, requests: int, entered: int, time_ns: int) -> None:
+        """1, for requests that were the last of their task: all that wait never entered the cache where the kernel's own counts, of one
+        quiet moment, differ by as many. ``requests``, ``entered``: counted in the kernel since tracing began."""
+        if self._missing[1] or not self._has_series:
+            return
+        unentered = requests - entered - self._tallies[1].violated - sum(count for _, count, _ in self._tallies[1].waiting)
+        self._was_compared = True
+        self._unentered_base = unentered if self._unentered_base is None else min(self._unentered_base, unentered)
+        if not self._requests or unentered - self._unentered_base < len(self._requests):
+            return
+        for tid, request in list(self._requests.items()):
+            # A request that has just begun is on its way to the cache; one that has been on its way that long never gets there.
+            if time_ns - request.time_ns > REQUEST_TIMEOUT_NS:
+                del self._requests[tid]
+                self._check(1, 1)
+                self._stand(1, self._request_finding(request, request.time_ns))
 
     def drop(self) -> None:
         """Something was lost since the last reading: what was concluded from several records means nothing."""
@@ -381,7 +404,7 @@ class Audit:
             tally.waiting.clear()
             tally.waiting_checks = 0
         self._requests.clear()
-        self._overdue.clear()
+        self._unentered_base, self._was_compared = None, True
         self._errors.clear()
         self._largest_release.clear()
         self._suspects.clear()
@@ -428,29 +451,11 @@ class Audit:
     def is_waiting(self) -> bool:
         """Whether another reading of the counters would decide something."""
         undecided = any(tally.waiting for tally in self._tallies) or self._excess_before or not self._suspects.keys() <= self._accused
-        return undecided or len(self._requests) > len(self._overdue)
+        return undecided or len(self._requests) > self._nr_unanswered()
 
-    def _expire_requests(self, now_ns: int) -> None:
-        for tid, request in list(self._requests.items()):
-            age_ns = now_ns - request.time_ns
-            if age_ns > 12 * REQUEST_TIMEOUT_NS:
-                self._count_overdue(tid, request)
-                del self._requests[tid], self._overdue[tid]  # nothing will come of it any more
-            elif age_ns > REQUEST_TIMEOUT_NS:
-                self._count_overdue(tid, request)
-
-    def _count_overdue(self, tid: int, request: _Request) -> None:
-        if tid not in self._overdue:
-            finding = self._request_finding(request, request.time_ns)
-            self._overdue[tid] = finding
-            self._check(1, 1)
-            self._stand(1, finding)
-
-    def _take_back(self, finding: Finding) -> None:
-        tally = self._tallies[1]
-        tally.violated -= 1
-        if finding in tally.first:
-            tally.first.remove(finding)
+    def _nr_unanswered(self) -> int:
+        """Requests that are late. A task may wait for a refill for as long as reclaim takes: only what it does next decides."""
+        return sum(self._now_ns - request.time_ns > REQUEST_TIMEOUT_NS for request in self._requests.values())
 
     # Results
 
@@ -513,6 +518,9 @@ class Audit:
             return f"not checked: {self._missing[number]} not attached"
         if number == 10:
             return f"a cost, not a defect: {nr_still_split} regions of 2 MiB that the cache left are still mapped by 4K pages"
+        unanswered = self._nr_unanswered() if number == 1 else 0
+        if unanswered:
+            return f"not decided: {unanswered} requests have had no answer for {REQUEST_TIMEOUT_NS // 10**9} s or more"
         return ""
 
 

@@ -187,6 +187,9 @@ class KernelState:
             self._audit.drop()
         else:
             self._audit.confirm(reading.time_ns)
+        if reading.quiet and self._start.counts_entries:
+            requests, entered = (int(reading.words[c]) for c in (Counter.REQUEST, Counter.CACHE_ENTERED))
+            self._audit.judge_unanswered(requests, entered, reading.time_ns)
         self._doubt_map(reading.time_ns, self._splits.take(reading, self._ledger))
         if self.direct_map.uncertain_ranges() is None:
             self._doubt_map(reading.time_ns, self._meminfo.take(reading, self.direct_map, self._ledger, self._nr_complete_readings))

@@ -44,6 +44,8 @@ class Start:
     splits_during_attach: Mapping[Level, int] = field(default_factory=lambda: MappingProxyType({}))
     """Change of the vmstat split counters from before the first program was loaded until the split hooks were live."""
     ring_bytes: int = 0
+    counts_entries: bool = False
+    """The programs count CACHE_ENTERED; false in recordings from before they did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def encode(update: Update) -> EncodedUpdate:
                     "self_tgids": sorted(update.self_tgids),
                     "splits_during_attach": _levels_out(update.splits_during_attach),
                     "ring_bytes": update.ring_bytes,
+                    "counts_entries": update.counts_entries,
                 },
             )
         case MapReading():
@@ -180,6 +181,7 @@ def _start(said: Any, data: bytes) -> Start:
         self_tgids=frozenset(said["self_tgids"]),
         splits_during_attach=_levels_in(said["splits_during_attach"]) or MappingProxyType({}),
         ring_bytes=said["ring_bytes"],
+        counts_entries=bool(said.get("counts_entries", False)),
     )
 
 

@@ -97,6 +97,7 @@ class LiveSource:
                 level: loaded.splits_hooked.get(level, 0) - loaded.splits_before.get(level, 0) for level in loaded.splits_hooked
             },
             ring_bytes=loaded.ring_bytes,
+            counts_entries=True,
         )
 
     # ---- events ----
