@@ -85,7 +85,7 @@ def _figures(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     for level in (Level.M2, Level.G1):
         if snapshot.splits.kernel_total is not None:
             explained = sum(n for (lv, _), n in snapshot.splits.by_cause.items() if lv == level)
-            yield f"splits of {level.label} mappings", str(explained), str(explained + snapshot.splits.unexplained.get(level, 0))
+            yield f"splits of {level.label} mappings", str(explained), str(snapshot.splits.by_level(level))
     if snapshot.reconcile_error_bytes is not None:
         yield "bytes by size of mapping, changes", "0", str(snapshot.reconcile_error_bytes)
     cache = snapshot.cache

@@ -11,7 +11,7 @@ import pytest
 from tests.model.build import NO_ROWS, Ring, cache_reading, counters, map_reading, start, traced
 from uaptrace.events import Counter, Flag, Kind
 from uaptrace.model.hook_status import HookStatus
-from uaptrace.model.snapshot import Exactness
+from uaptrace.model.snapshot import Exactness, SplitsView
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import MapReading
 from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, Level
@@ -150,14 +150,93 @@ def test_a_split_that_the_kernel_counted_and_no_record_explains() -> None:
     ring.split(512, tid=1)
     compared(state, ring, splits_total={Level.M2: 103, Level.G1: 6}, words={Counter.SPLIT_2M: 1})
     splits = state.snapshot(0, 0.0).splits
-    assert splits.unexplained == {Level.M2: 2, Level.G1: 1}
+    assert (splits.unexplained, splits.undecided) == (NO_SPLITS, {Level.M2: 2, Level.G1: 1})
+    assert state.needs_counters_reading
     assert splits.kernel_total == {Level.M2: 103, Level.G1: 6}
     assert splits.by_level(Level.M2) == 3
     assert exactness(state).reasons == ("3 splits that no record explains: the page tables are to be read again",)
     state.update(map_reading([2, 1, 1, 1, *[2] * 12], begin_ns=ring.time_ns + 1))
     compared(state, ring, splits_total={Level.M2: 103, Level.G1: 6}, words={Counter.SPLIT_2M: 1}, time_ns=ring.time_ns + 10)
     assert exactness(state).exact
-    assert state.snapshot(0, 0.0).splits.unexplained == {Level.M2: 2, Level.G1: 1}
+    splits = state.snapshot(0, 0.0).splits
+    assert (splits.unexplained, splits.undecided) == ({Level.M2: 2, Level.G1: 1}, NO_SPLITS)
+    assert splits.by_level(Level.M2) == 3
+    assert not state.needs_counters_reading
+
+
+def test_a_split_whose_record_was_on_its_way_is_never_called_unexplained() -> None:
+    state = traced()
+    ring = Ring()
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 100, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    compared(state, ring, splits_total={Level.M2: 101, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    assert state.snapshot(0, 0.0).splits.unexplained == NO_SPLITS
+    ring.split(512, tid=1)
+    for _ in range(3):
+        compared(state, ring, splits_total={Level.M2: 101, Level.G1: 5}, words={Counter.SPLIT_2M: 1}, time_ns=ring.time_ns + 10)
+        splits = state.snapshot(0, 0.0).splits
+        assert (splits.unexplained, splits.undecided) == (NO_SPLITS, NO_SPLITS)
+
+
+def seen_beside(nr_other: int, vmstat: int, *, found: int = 0) -> SplitsView:
+    """After splits of module memory, with what vmstat counted meanwhile, and regions of the direct map that re-reading finds split."""
+    state = traced()
+    ring = Ring()
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 100, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    for _ in range(nr_other):
+        ring.split(0, tid=1, flags=Flag.OTHER_MAPPING)
+    for _ in range(3):
+        compared(state, ring, splits_total={Level.M2: 100 + vmstat, Level.G1: 5}, time_ns=ring.time_ns + 10)
+        if state.needs_map_reading == "all":
+            state.update(map_reading([1] * found + [2] * (16 - found), begin_ns=ring.time_ns + 1))
+    assert exactness(state).exact
+    assert not state.needs_counters_reading
+    return state.snapshot(0, 0.0).splits
+
+
+@pytest.mark.parametrize("counts_them", [False, True], ids=["a kernel that does not count them", "a kernel that does"])
+def test_splits_of_module_memory_are_never_unexplained_and_hide_none(counts_them: bool) -> None:
+    counted = 3 if counts_them else 0
+    assert seen_beside(3, counted).unexplained == NO_SPLITS
+    assert seen_beside(3, counted).other_mappings == 3
+    assert seen_beside(3, counted + 2, found=2).unexplained == {Level.M2: 2, Level.G1: 0}
+
+
+def test_more_than_the_records_of_module_memory_can_explain_is_unexplained_wherever_it_is() -> None:
+    assert seen_beside(3, 5).unexplained == {Level.M2: 2, Level.G1: 0}
+
+
+def test_a_split_by_memory_failure_is_in_the_map_and_not_in_vmstat() -> None:
+    state = traced()
+    ring = Ring()
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 100, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    ring.split(512, tid=1, flags=Flag.UNCOUNTED)
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 100, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    assert exactness(state).exact
+    assert state.snapshot(0, 0.0).splits.by_level(Level.M2) == 1
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 101, Level.G1: 5}, time_ns=ring.time_ns + 10)
+    splits = state.snapshot(0, 0.0).splits
+    assert splits.unexplained == {Level.M2: 1, Level.G1: 0}, "it hides none"
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_meminfo_agrees_whether_the_kernel_counts_splits_of_module_memory_or_not(counted: bool) -> None:
+    state = traced()
+    ring = Ring()
+    before = {Level.K4: 0, Level.M2: 16 * M2_BYTES, Level.G1: 0}
+    after = {Level.K4: M2_BYTES, Level.M2: 15 * M2_BYTES, Level.G1: 0} if counted else before
+    for _ in range(2):
+        compared(state, ring, splits_total={Level.M2: 100, Level.G1: 5}, direct_map_bytes=before, time_ns=ring.time_ns + 10)
+    ring.split(0, tid=1, flags=Flag.OTHER_MAPPING)
+    for _ in range(3):
+        compared(state, ring, splits_total={Level.M2: 100 + counted, Level.G1: 5}, direct_map_bytes=after, time_ns=ring.time_ns + 10)
+        if state.needs_map_reading == "all":
+            state.update(map_reading([2] * 16, begin_ns=ring.time_ns + 1))
+    assert state.snapshot(0, 0.0).reconcile_error_bytes == 0
 
 
 def test_splits_before_the_first_reading_are_told_by_the_programs_count() -> None:

@@ -242,7 +242,12 @@ def _cache(snapshot: Snapshot, view: UnmappedCacheView, blind: Set[str]) -> Iter
             yield _counter("unmapped_cache_request_failures", "Requests that got nothing.", requests.failed)
         yield _counter("unmapped_cache_hits", "Requests that were served without a refill.", view.hits)
         yield _counters("unmapped_cache_allocations", "Blocks handed out.", "order", _by_order(view.allocated))
-        yield _counters("unmapped_cache_refills", "Chunks taken from the page allocator since boot.", "order", _by_order(view.cached))
+        yield _counters(
+            "unmapped_cache_refills",
+            "Chunks taken from the page allocator since boot.",
+            "order",
+            _by_order(view.cached_total or view.cached),
+        )
         yield _counter(
             "unmapped_cache_refill_fallbacks", "Refills that got less than the order that was tried first.", view.refill_fallbacks
         )
@@ -252,7 +257,12 @@ def _cache(snapshot: Snapshot, view: UnmappedCacheView, blind: Set[str]) -> Iter
     if "cache_free" not in blind:
         yield _counters("unmapped_cache_frees", "Blocks given back to the unmapped cache.", "order", _by_order(view.freed))
     if "cache_release" not in blind:
-        yield _counters("unmapped_cache_releases", "Blocks given back to the page allocator since boot.", "order", _by_order(view.released))
+        yield _counters(
+            "unmapped_cache_releases",
+            "Blocks given back to the page allocator since boot.",
+            "order",
+            _by_order(view.released_total or view.released),
+        )
 
 
 def _shrinker(view: ShrinkerView, blind: Set[str]) -> Iterator[Metric]:

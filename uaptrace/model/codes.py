@@ -56,6 +56,7 @@ class FlagCode:
     FLUSHED: Final[int] = Flag.FLUSHED.value
     KERNEL_IMAGE: Final[int] = Flag.KERNEL_IMAGE.value
     OTHER_MAPPING: Final[int] = Flag.OTHER_MAPPING.value
+    UNCOUNTED: Final[int] = Flag.UNCOUNTED.value
 
 
 class MappingCode:

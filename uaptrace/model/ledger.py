@@ -60,12 +60,19 @@ class Ledger:
         # Thousands of groups share few causes: what decides the cause, and which of them each group has.
         self._deciding: dict[_Deciding, int] = {}
         self._decided_by: Ints = np.zeros(0, np.int64)
-        self.other_mappings = 0
-        """Splits outside the direct map and the kernel image."""
+        self.elsewhere = {Level.M2: 0, Level.G1: 0}
+        """Splits outside the direct map and the kernel image: whether the kernel's counters have them depends on the kernel."""
         self.counted = {Level.M2: 0, Level.G1: 0}
         """Splits by records that the kernel's counters count too."""
         self.in_kernel_image = {Level.M2: 0, Level.G1: 0}
         """Those of them in the kernel image's mapping."""
+        self.uncounted = {Level.M2: 0, Level.G1: 0}
+        """Splits of the direct map that they do not count (memory failure)."""
+
+    @property
+    def other_mappings(self) -> int:
+        """Splits outside the direct map and the kernel image."""
+        return sum(self.elsewhere.values())
 
     def apply(self, columns: Columns) -> None:
         """Take in the SPLIT records of a chunk."""
@@ -73,18 +80,17 @@ class Ledger:
             return
         index = columns.index(KindCode.SPLIT)
         flags = columns.of("flags", index)
+        level = np.where((columns.of("before", index) & LEVEL_MASK) == _G1, _G1, _M2)
         other = (flags & FlagCode.OTHER_MAPPING) != 0
         if other.any():
-            self.other_mappings += int(other.sum())
-            index, flags = index[~other], flags[~other]
+            _add_by_level(self.elsewhere, level[other])
+            index, flags, level = index[~other], flags[~other], level[~other]
             if not len(index):
                 return
-        level = np.where((columns.of("before", index) & LEVEL_MASK) == _G1, _G1, _M2)
-        image = (flags & FlagCode.KERNEL_IMAGE) != 0
-        for of in (Level.M2, Level.G1):
-            this = level == of.value
-            self.counted[of] += int(np.count_nonzero(this))
-            self.in_kernel_image[of] += int(np.count_nonzero(image & this))
+        uncounted = (flags & FlagCode.UNCOUNTED) != 0
+        _add_by_level(self.uncounted, level[uncounted])
+        _add_by_level(self.counted, level[~uncounted])
+        _add_by_level(self.in_kernel_image, level[(flags & FlagCode.KERNEL_IMAGE) != 0])
         keys = [
             level,
             *(columns.of(name, index) for name in ("tgid", "cgroup_id", "stack_id")),
@@ -179,6 +185,11 @@ class Ledger:
             comm, cgroup, stack, pfns = names.comm(tgid), names.cgroup(cgroup_id), names.stack(stack_id), tuple(self._pfns[number])
             rows.append(SplitRow(_LEVELS[level], cause, tgid, comm, cgroup_id, cgroup, stack_id, stack, count, first, last_ns, pfns))
         return tuple(rows)
+
+
+def _add_by_level(sums: dict[Level, int], levels: NDArray[np.int64]) -> None:
+    for level in sums:
+        sums[level] += int(np.count_nonzero(levels == level.value))
 
 
 def _hashes(keys: list[NDArray[np.int64]]) -> NDArray[np.int64]:

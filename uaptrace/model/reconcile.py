@@ -6,7 +6,9 @@ A difference is one only if the reading is quiet, that is of one moment at which
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -24,6 +26,7 @@ _MAP_KINDS: Final = (Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA, Kind.UNCERTAIN)
 _CACHE_KINDS: Final = (Kind.REFILL, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE)
 _NAME_KINDS: Final = (Kind.TASK, Kind.STACK)
 Rows = tuple[int, ...]
+NO_SPLITS: Final = MappingProxyType({Level.M2: 0, Level.G1: 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Losses:
     def take(self, reading: CountersReading, taken: Ints) -> NewLoss:
         """Compare with a reading; ``taken``: records taken in, by kind."""
         n = NR_KINDS + 1
-        lost = reading.words[Counter.LOST : Counter.LOST + n].astype(np.int64)
+        # What was counted once was lost, whatever a damaged reading says later.
+        lost = np.maximum(reading.words[Counter.LOST : Counter.LOST + n].astype(np.int64), self.lost)
         missing = self.missing
         if reading.quiet:
             emitted = reading.words[Counter.EMITTED : Counter.EMITTED + n].astype(np.int64)
@@ -70,10 +74,11 @@ class Losses:
                 # A recording may begin later than its counters did.
                 self._emitted_before = emitted if not taken.any() else np.zeros(n, np.int64)
             missing = np.maximum(emitted - self._emitted_before - taken[:n], self.missing)
-        contexts = int(reading.words[Counter.CONTEXT_LOST])
+        contexts = max(int(reading.words[Counter.CONTEXT_LOST]), self.contexts_lost)
+        missed_runs = max(reading.missed_runs, self.missed_runs)
         new = (lost - self.lost) + (missing - self.missing)
-        runs = (reading.missed_runs - self.missed_runs) + (contexts - self.contexts_lost)
-        self.lost, self.missing, self.missed_runs, self.contexts_lost = lost, missing, reading.missed_runs, contexts
+        runs = (missed_runs - self.missed_runs) + (contexts - self.contexts_lost)
+        self.lost, self.missing, self.missed_runs, self.contexts_lost = lost, missing, missed_runs, contexts
         return NewLoss(
             records=int(new.sum()),
             runs=runs,
@@ -84,18 +89,39 @@ class Losses:
 
 
 class SplitComparison:
-    """vmstat's split counters against the records."""
+    """vmstat's split counters against the records.
+
+    Splits of other mappings (vmalloc, modules) are counted by some kernels and not by others, and nothing tells which. So what
+    vmstat counts beyond the records of the direct map and the kernel image may be as many of those as records tell of. What is more
+    than that, or is found split in the page tables without a record, is unexplained.
+    """
 
     def __init__(self) -> None:
         self.unexplained = {Level.M2: 0, Level.G1: 0}
+        """Those that two quiet comparisons found, one after the other: never taken back."""
+        self.undecided = {Level.M2: 0, Level.G1: 0}
+        """Those that the last one found for the first time: their records may be on their way."""
+        self.counted_elsewhere = {Level.M2: 0, Level.G1: 0}
+        """Splits of other mappings that vmstat counted."""
         self.surplus = {Level.M2: 0, Level.G1: 0}
         """Splits that records tell of and the kernel did not count."""
+        self.kernel_total: dict[Level, int] | None = None
+        """The kernel's counters since boot."""
+        self._beyond = {Level.M2: 0, Level.G1: 0}
         self._base: dict[Level, int] | None = None
         self._base_is_sure = False
         self._collapses: dict[Level, int] | None = None
 
-    def take(self, reading: CountersReading, ledger: Ledger) -> str:
-        """Why the map must be read again; empty where it need not be."""
+    @property
+    def is_waiting(self) -> bool:
+        """Another comparison decides whether something is unexplained."""
+        return any(self.undecided.values())
+
+    def take(self, reading: CountersReading, ledger: Ledger, found: Mapping[Level, int]) -> str:
+        """Why the map must be read again; empty where it need not be. ``found``: splits that only re-readings showed."""
+        if reading.splits_total is not None:
+            known = self.kernel_total or {}
+            self.kernel_total = {**known, **{level: max(n, known.get(level, 0)) for level, n in reading.splits_total.items()}}
         if not reading.quiet:
             return ""
         reason = ""
@@ -111,10 +137,16 @@ class SplitComparison:
             counted = {level: total[level] - self._base[level] for level in counted}
         more = 0
         for level, number in counted.items():
-            unexplained = max(0, number - ledger.counted[level])
-            more += max(0, unexplained - self.unexplained[level])
-            self.unexplained[level] = unexplained
+            beyond = max(0, number - ledger.counted[level])
+            more += max(0, beyond - self._beyond[level])
+            self._beyond[level] = beyond
             self.surplus[level] = max(0, ledger.counted[level] - number)
+            maybe_elsewhere = min(beyond, ledger.elsewhere[level])
+            here = max(beyond - maybe_elsewhere, min(beyond, found[level]))
+            self.counted_elsewhere[level] = beyond - here
+            certain = min(here, self.unexplained[level] + self.undecided[level])
+            self.unexplained[level] = max(self.unexplained[level], certain)
+            self.undecided[level] = max(0, here - self.unexplained[level])
         if more:
             reason = f"{more} splits that no record explains"
         if reading.collapses_total is not None:
@@ -136,12 +168,14 @@ class MeminfoComparison:
         self._questioned: dict[Level, int] | None = None
         self._questioned_after = 0
 
-    def take(self, reading: CountersReading, direct_map: DirectMap, ledger: Ledger, nr_complete_readings: int) -> str:
+    def take(
+        self, reading: CountersReading, direct_map: DirectMap, ledger: Ledger, splits: SplitComparison, nr_complete_readings: int
+    ) -> str:
         """Why the map must be read again; empty where it need not be. Only for a map of which nothing is uncertain."""
         if not reading.quiet or reading.direct_map_bytes is None or not direct_map.is_read:
             return ""
         kernel = {level: int(reading.direct_map_bytes.get(level, 0)) for level in LEVELS}
-        model = self._granularity(direct_map, ledger)
+        model = self._granularity(direct_map, ledger, splits)
         if self._kernel is None:
             self._kernel, self._model = kernel, model
             return ""
@@ -159,14 +193,17 @@ class MeminfoComparison:
         return "meminfo's DirectMap lines changed otherwise than the state"
 
     @staticmethod
-    def _granularity(direct_map: DirectMap, ledger: Ledger) -> dict[Level, int]:
-        """The model's figures as the kernel counts: a split in the kernel image's mapping changes DirectMap lines too."""
+    def _granularity(direct_map: DirectMap, ledger: Ledger, splits: SplitComparison) -> dict[Level, int]:
+        """The model's figures as the kernel counts: whatever split vmstat counts changes DirectMap lines too, wherever it is."""
         figures = direct_map.figures().granularity_bytes()
         size_2m, size_1g = PAGES_PER_2M * PAGE_SIZE, PAGES_PER_1G * PAGE_SIZE
-        image = ledger.in_kernel_image
-        figures[Level.K4] += image[Level.M2] * size_2m
-        figures[Level.M2] += image[Level.G1] * size_1g - image[Level.M2] * size_2m
-        figures[Level.G1] -= image[Level.G1] * size_1g
+        beside = {
+            level: ledger.in_kernel_image[level] + splits.counted_elsewhere[level] - ledger.uncounted[level]
+            for level in (Level.M2, Level.G1)
+        }
+        figures[Level.K4] += beside[Level.M2] * size_2m
+        figures[Level.M2] += beside[Level.G1] * size_1g - beside[Level.M2] * size_2m
+        figures[Level.G1] -= beside[Level.G1] * size_1g
         return figures
 
 
@@ -182,6 +219,7 @@ class RowComparison:
         self._released_base: Ints = np.zeros(NR_ORDERS, np.int64)
         self._refills_lost: Ints = np.zeros(NR_ORDERS, np.int64)
         self._releases_lost: Ints = np.zeros(NR_ORDERS, np.int64)
+        self._shown: dict[str, Ints] = {}
         self._set_base = True
         self._difference: tuple[int, ...] = ()
         self._confirmed = False
@@ -255,6 +293,19 @@ class RowComparison:
     def released(self, cache: UnmappedCache) -> Ints:
         """Blocks given back since boot, by order."""
         return self._released_base + self._released(cache)
+
+    def totals(self, cache: UnmappedCache) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Both as counters that never fall: the kernel's own rows, and without those what is certain by records."""
+        under_way = np.zeros(NR_ORDERS, np.int64)
+        for refill in cache.pending.values():
+            under_way[min(max(0, refill.nr_pages.bit_length() - 1), NR_ORDERS - 1)] += 1
+        cached = self.cached(cache) - under_way if self.kernel_cached is None else _orders(self.kernel_cached)
+        released = self.released(cache) if self.kernel_released is None else _orders(self.kernel_released)
+        return self._never_less("cached", cached), self._never_less("released", released)
+
+    def _never_less(self, name: str, row: Ints) -> tuple[int, ...]:
+        self._shown[name] = np.maximum(self._shown.get(name, np.zeros(NR_ORDERS, np.int64)), row)
+        return tuple(self._shown[name].tolist())
 
 
 def _orders(row: Rows) -> Ints:

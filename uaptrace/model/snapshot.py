@@ -162,11 +162,14 @@ class SplitsView:
     kernel_total: Mapping[Level, int] | None = None
     """/proc/vmstat direct_map_level2_splits and level3_splits since boot."""
     other_mappings: int = 0
-    """Splits outside the direct map and the kernel image (vmalloc): vmstat does not count them."""
+    """Splits outside the direct map and the kernel image (vmalloc, modules). Some kernels' vmstat counts them, and others' does not."""
+    undecided: Mapping[Level, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Splits that the kernel counted and whose records may be on their way: explained or unexplained at the next comparison."""
 
     def by_level(self, level: Level) -> int:
         """All splits of that level since tracing began, explained or not."""
-        return sum(n for (lv, _), n in self.by_cause.items() if lv == level) + self.unexplained.get(level, 0)
+        explained = sum(n for (lv, _), n in self.by_cause.items() if lv == level)
+        return explained + self.unexplained.get(level, 0) + self.undecided.get(level, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,9 @@ class UnmappedCacheView:
     """debugfs rows as they were last read, for comparison."""
     kernel_cached: tuple[int, ...] | None = None
     kernel_released: tuple[int, ...] | None = None
+    cached_total: tuple[int, ...] | None = None
+    """``cached`` and ``released`` as counters that never fall: the kernel's own rows where they can be read."""
+    released_total: tuple[int, ...] | None = None
 
     @property
     def free_pages(self) -> int:

@@ -15,11 +15,12 @@ from uaptrace.wire import Batch
 from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns, Ints
 from .direct_map import DirectMap
+from .found_splits import FoundSplits
 from .hook_status import HookStatus
 from .ledger import Ledger
 from .names import Names
 from .processes import Processes
-from .reconcile import Losses, MeminfoComparison, RowComparison, SplitComparison
+from .reconcile import NO_SPLITS, Losses, MeminfoComparison, RowComparison, SplitComparison
 from .snapshot import (
     Exactness,
     Histogram,
@@ -58,6 +59,9 @@ _BY_RECORDS: Final = {
 }
 """Counters that are a number of records, as long as the counters themselves have not been read."""
 
+_ORDERS_BY_RECORDS: Final = {Counter.ALLOC_ORDER: Kind.ALLOC, Counter.FREE_ORDER: Kind.FREE}
+"""The same for counters by order."""
+
 
 class KernelState:
     """Everything known of one kernel. ``update()`` takes in, ``snapshot()`` shows; the rest says what to read next.
@@ -80,11 +84,14 @@ class KernelState:
         self._audit = Audit(start.hooks, has_series=start.host.has_series)
         self._losses = Losses()
         self._splits = SplitComparison()
+        self._found_splits = FoundSplits()
         self._meminfo = MeminfoComparison()
         self._rows = RowComparison()
         self._taken: Ints = np.zeros(256, np.int64)
         self._unknown_kinds = 0
         self._counters: CountersReading | None = None
+        self._words: Ints | None = None
+        """The kernel's counters, as they were last read."""
         self._was_quiet = False
         self._map_reason = ""
         self._cache_lost_ns: int | None = None
@@ -139,6 +146,7 @@ class KernelState:
         self._names.apply(columns)
         self._processes.apply(columns)
         self._ledger.apply(columns)
+        self._found_splits.apply(columns)
         self.direct_map.apply(columns)
         contradictions, unclean = self.cache.apply(columns)
         trusted = self.cache.is_read and self._cache_lost_ns is None
@@ -148,6 +156,7 @@ class KernelState:
         if self.direct_map.is_read:
             self._nr_map_readings += 1
         self.direct_map.load(reading)
+        self._found_splits.see(self.direct_map.levels, reading.first_region, len(reading.levels))
         if reading.complete:
             self._nr_complete_readings += 1
         self._infer_if_known()
@@ -173,6 +182,7 @@ class KernelState:
 
     def _take_counters(self, reading: CountersReading) -> None:
         self._counters = reading
+        self._take_words(reading)
         self._was_quiet |= reading.quiet
         new = self._losses.take(reading, self._taken)
         if new.of_map:
@@ -190,13 +200,17 @@ class KernelState:
         if reading.quiet and self._start.counts_entries:
             requests, entered = (int(reading.words[c]) for c in (Counter.REQUEST, Counter.CACHE_ENTERED))
             self._audit.judge_unanswered(requests, entered, reading.time_ns)
-        self._doubt_map(reading.time_ns, self._splits.take(reading, self._ledger))
+        found = self._found_splits.count(self.direct_map.levels) if self._ledger.other_mappings else NO_SPLITS
+        self._doubt_map(reading.time_ns, self._splits.take(reading, self._ledger, found))
         if self.direct_map.uncertain_ranges() is None:
-            self._doubt_map(reading.time_ns, self._meminfo.take(reading, self.direct_map, self._ledger, self._nr_complete_readings))
+            self._doubt_map(reading.time_ns, self._compare_meminfo(reading))
         if self._start.host.has_series:
             self._take_cache_counters(reading)
         if self._is_exact():
             self._last_exact_ns = reading.time_ns
+
+    def _compare_meminfo(self, reading: CountersReading) -> str:
+        return self._meminfo.take(reading, self.direct_map, self._ledger, self._splits, self._nr_complete_readings)
 
     def _take_cache_counters(self, reading: CountersReading) -> None:
         reason = self._rows.take(reading, self.cache, self._nr_cache_readings)
@@ -236,7 +250,7 @@ class KernelState:
     def needs_counters_reading(self) -> bool:
         """Whether one more reading of the counters would decide something, also if no record comes: a difference or a finding
         that stands only if it is found twice, or a request that is not answered yet."""
-        return self._counters is not None and (self._audit.is_waiting or self._rows.is_waiting)
+        return self._counters is not None and (self._audit.is_waiting or self._rows.is_waiting or self._splits.is_waiting)
 
     @property
     def regions_to_check(self) -> list[int]:
@@ -307,8 +321,9 @@ class KernelState:
             splits=SplitsView(
                 by_cause=self._ledger.by_cause(self._names),
                 unexplained=dict(self._splits.unexplained),
+                undecided=dict(self._splits.undecided),
                 during_attach={level: int(self._start.splits_during_attach.get(level, 0)) for level in (Level.M2, Level.G1)},
-                kernel_total=dict(reading.splits_total) if reading is not None and reading.splits_total is not None else None,
+                kernel_total=dict(self._splits.kernel_total) if self._splits.kernel_total is not None else None,
                 other_mappings=self._ledger.other_mappings,
             ),
             cache=self._cache_view() if has_series else None,
@@ -332,24 +347,36 @@ class KernelState:
             regions=self.direct_map.region_table(*self.cache.free_by_region()) if regions else None,
         )
 
+    def _take_words(self, reading: CountersReading) -> None:
+        """No count falls: not below an earlier reading, nor below the records that were counted before the first one."""
+        words = reading.words.astype(np.int64)
+        if self._words is None:
+            self._words = np.zeros(len(words), np.int64)
+            for counter, kind in _BY_RECORDS.items():
+                self._words[counter] = self._taken[kind]
+            for counter, kind in _ORDERS_BY_RECORDS.items():
+                self._words[counter : counter + NR_ORDERS] = self.cache.by_order[kind]
+        self._words = np.maximum(self._words, words)
+
     def _count(self, counter: Counter) -> int:
         """The kernel's count of every call; of records, as long as it has not been read."""
-        if self._counters is not None:
-            return int(self._counters.words[counter])
+        if self._words is not None:
+            return int(self._words[counter])
         kind = _BY_RECORDS.get(counter)
         return int(self._taken[kind]) if kind is not None else 0
 
-    def _count_by_order(self, counter: Counter, kind: Kind) -> tuple[int, ...]:
-        if self._counters is not None:
-            return tuple(self._counters.words[counter : counter + NR_ORDERS].astype(np.int64).tolist())
-        return tuple(self.cache.by_order[kind].tolist())
+    def _count_by_order(self, counter: Counter) -> tuple[int, ...]:
+        if self._words is not None:
+            return tuple(self._words[counter : counter + NR_ORDERS].tolist())
+        return tuple(self.cache.by_order[_ORDERS_BY_RECORDS[counter]].tolist())
 
     def _histogram(self, histogram: HistogramId) -> Histogram:
-        if self._counters is None:
+        if self._words is None:
             return Histogram()
         first = Counter.HISTOGRAM + HISTOGRAM_BUCKETS * histogram
-        buckets = self._counters.words[first : first + HISTOGRAM_BUCKETS]
-        return Histogram(tuple(buckets.astype(np.int64).tolist()), int(self._counters.words[Counter.HISTOGRAM_SUM + histogram]))
+        return Histogram(
+            tuple(self._words[first : first + HISTOGRAM_BUCKETS].tolist()), int(self._words[Counter.HISTOGRAM_SUM + histogram])
+        )
 
     def _loss_view(self) -> Loss:
         lost = self._losses.lost
@@ -379,12 +406,15 @@ class KernelState:
         }
 
     def _cache_view(self) -> UnmappedCacheView:
+        cached_total, released_total = self._rows.totals(self.cache)
         return UnmappedCacheView(
+            cached_total=cached_total,
+            released_total=released_total,
             free=self.cache.free_blocks(),
             cached=tuple(self._rows.cached(self.cache).tolist()),
             released=tuple(self._rows.released(self.cache).tolist()),
-            allocated=self._count_by_order(Counter.ALLOC_ORDER, Kind.ALLOC),
-            freed=self._count_by_order(Counter.FREE_ORDER, Kind.FREE),
+            allocated=self._count_by_order(Counter.ALLOC_ORDER),
+            freed=self._count_by_order(Counter.FREE_ORDER),
             handed_out_pages=self.cache.handed_out_pages(),
             requests=self._count(Counter.CACHE_ALLOC),
             hits=self._count(Counter.CACHE_HIT),

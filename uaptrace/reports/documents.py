@@ -187,6 +187,7 @@ def _splits(snapshot: Snapshot) -> Document:
         **{level.label: splits.by_level(level) for level in LARGE},
         "by_cause": {cause.value: {level.label: splits.by_cause.get((level, cause), 0) for level in LARGE} for cause in Cause},
         "unexplained": _levels(splits.unexplained, LARGE),
+        "undecided": _levels(splits.undecided, LARGE),
         "during_attach": _levels(splits.during_attach, LARGE),
         "kernel_total": _levels(splits.kernel_total, LARGE, None) if splits.kernel_total is not None else None,
         "other_mappings": splits.other_mappings,

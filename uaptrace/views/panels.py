@@ -182,6 +182,8 @@ def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
             rows.append((cause.value + (" (uaptrace)" if cause == Cause.SELF else ""), numbers[0], numbers[1]))
     rows.sort(key=lambda r: -((r[1] or 0) + (r[2] or 0)))
     rows.append(("unexplained", splits.unexplained.get(Level.M2), splits.unexplained.get(Level.G1)))
+    if any(splits.undecided.values()):
+        rows.append(("not decided yet", splits.undecided.get(Level.M2), splits.undecided.get(Level.G1)))
     rows.append(("while attaching", splits.during_attach.get(Level.M2), splits.during_attach.get(Level.G1)))
     if splits.kernel_total is not None:
         rows.append(("vmstat, since boot", splits.kernel_total.get(Level.M2), splits.kernel_total.get(Level.G1)))
@@ -192,7 +194,7 @@ def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
         chart = bar(((m2 or 0) + (g1 or 0)) / most, max(0, width - 43)) if most and name in set(Cause) and width >= 56 else ""
         out.append(line((f" {name:<22}{words.number(m2):>9}{words.number(g1):>9}", style), (f"  {chart.replace('·', ' ')}", "k4")))
     if splits.other_mappings:
-        note = f"{splits.other_mappings:,} more outside the direct map (vmalloc); vmstat does not count them"
+        note = f"{splits.other_mappings:,} more outside the direct map (vmalloc, modules), which vmstat counts on some kernels only"
         out.extend(paragraph(note, width, style="dim"))
     return out
 
