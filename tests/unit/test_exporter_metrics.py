@@ -17,12 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.process_collector import ProcessCollector
 from simulated_host import host_updates
 
+from tests.model.build import counters, traced
+from uaptrace.events import Kind
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
 from uaptrace.model.hook_status import HookStatus
-from uaptrace.model.snapshot import Cause, Exactness, Histogram, InvariantRow, Loss, Snapshot
+from uaptrace.model.snapshot import Cause, Exactness, Histogram, HostInfo, InvariantRow, Loss, Snapshot
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import MapReading
+from uaptrace.model.updates import MapReading, Start
 from uaptrace.units import LEVELS, NR_ORDERS, Level
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -393,3 +395,24 @@ def test_a_scrape_shows_nothing_that_is_left_out_of_its_snapshot() -> None:
     assert not figures.processes
     assert not figures.split_rows
     assert list(snapshot_families(figures)) == list(snapshot_families(whole))
+
+
+def test_the_start_of_tracing_is_one_value_at_every_scrape_also_after_the_clock_was_set() -> None:
+    state = KernelState()
+    state.update(Start(HostInfo(), (), 5_000_000_123, 1_700_000_000.25, frozenset()))
+    starts = set()
+    for i, clock in enumerate([1_700_000_001.5346355, 1_700_000_002.6372, 1_700_000_003.639, 946_684_800.0, 1_900_000_000.1]):
+        starts.add(value(series(state.snapshot(6_000_000_000 + i * 1_000_000_007, clock)), "uaptrace_tracing_start_timestamp_seconds"))
+    assert starts == {1_700_000_000.25}
+
+
+def test_when_the_state_was_last_exact_does_not_move_while_it_is_not() -> None:
+    state = traced(has_series=False)
+    state.update(counters(time_ns=10**9))
+    state.snapshot(2 * 10**9, 1_700_000_000.0)
+    state.update(counters(time_ns=3 * 10**9, lost={Kind.SPLIT: 1}))
+    moments = {
+        value(series(state.snapshot(4 * 10**9 + i * 1_000_000_007, clock)), "uaptrace_last_exact_timestamp_seconds")
+        for i, clock in enumerate([1_700_000_002.1, 1_700_000_003.3, 946_684_800.0])
+    }
+    assert moments == {1_700_000_000.0}

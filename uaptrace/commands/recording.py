@@ -54,7 +54,7 @@ def info_to_json(found: RecordingInfo) -> dict[str, Any]:
         "host": None
         if start is None
         else {
-            "hostname": start.host.hostname,
+            "hostname": start.host.name,
             "kernel_release": start.host.kernel_release,
             "boot_id": start.host.boot_id,
             "nr_cpus": start.host.nr_cpus,
@@ -100,7 +100,7 @@ def info_to_text(found: RecordingInfo) -> str:
     start = found.start
     if start is not None:
         host = start.host
-        facts = [host.hostname or "unknown host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
+        facts = [host.name or "unnamed host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
         if host.nr_cpus:
             facts.append(f"{host.nr_cpus} CPUs")
         if host.memory_bytes:

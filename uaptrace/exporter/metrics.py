@@ -89,7 +89,7 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _trust(snapshot)
     yield from _hooks(snapshot.hooks)
     yield from _host(snapshot.host)
-    yield _gauge("tracing_start_timestamp_seconds", "Time at which tracing began.", _wall_time_s(snapshot, snapshot.start_time_ns))
+    yield _gauge("tracing_start_timestamp_seconds", "Time at which tracing began.", _start_wall_time_s(snapshot))
     yield _gauge("snapshot_timestamp_seconds", "Time of the state that is shown.", snapshot.wall_time_s)
 
 
@@ -290,7 +290,9 @@ def _trust(snapshot: Snapshot) -> Iterator[Metric]:
         yield _gauge(
             "last_exact_timestamp_seconds",
             "Time at which the state was last known to be exact.",
-            _wall_time_s(snapshot, exactness.last_exact_time_ns),
+            snapshot.last_exact_wall_time_s
+            if snapshot.last_exact_wall_time_s is not None
+            else _wall_time_s(snapshot, exactness.last_exact_time_ns),
         )
     if snapshot.reconcile_error_bytes is not None:
         yield _gauge("reconcile_error_bytes", "Difference to the changes of /proc/meminfo.", snapshot.reconcile_error_bytes)
@@ -334,7 +336,7 @@ def _host(host: HostInfo) -> Iterator[Metric]:
         "uaptrace_host",
         "The traced host.",
         value={
-            "hostname": host.hostname,
+            "hostname": host.name,
             "kernel_release": host.kernel_release,
             "boot_id": host.boot_id,
             "paging_levels": "" if host.paging_levels is None else str(host.paging_levels),
@@ -344,6 +346,12 @@ def _host(host: HostInfo) -> Iterator[Metric]:
         yield _gauge("host_cpus", "CPUs of the traced host.", host.nr_cpus)
     if host.memory_bytes is not None:
         yield _gauge("host_memory_bytes", "Memory of the traced host.", host.memory_bytes)
+
+
+def _start_wall_time_s(snapshot: Snapshot) -> float:
+    """As it was when tracing began: computed anew from the clocks it would differ at every scrape, and move when the clock is set."""
+    known = snapshot.start_wall_time_s
+    return _wall_time_s(snapshot, snapshot.start_time_ns) if known is None else known
 
 
 def _wall_time_s(snapshot: Snapshot, time_ns: int) -> float:

@@ -224,7 +224,7 @@ def _landing_page(snapshot: Snapshot | None) -> str:
     where = ""
     if snapshot is not None:
         host = snapshot.host
-        where = f"<p>{html.escape(host.hostname or 'unnamed host')}, kernel {html.escape(host.kernel_release or 'unknown')}"
+        where = f"<p>{html.escape(host.name or 'unnamed host')}, kernel {html.escape(host.kernel_release or 'unknown')}"
         where += "" if host.has_series else ", which has no unmapped cache"
         where += "</p>"
     rows = "".join(f'<tr><td><a href="{path[1:]}">{path}</a></td><td>{text}</td></tr>' for path, text in _PATHS.items())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ class Cause(StrEnum):
     OTHER = "other"
 
 
+NO_NODE_NAME: Final = "(none)"
+"""What the kernel says where nobody has given the host a name (CONFIG_DEFAULT_HOSTNAME)."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostInfo:
     """Facts of the traced host; what is not known is None or empty."""
@@ -49,6 +54,11 @@ class HostInfo:
     """KFENCE is on: its raw PTE flips cannot be seen (contract, section 2)."""
     buddyinfo: str = ""
     """/proc/buddyinfo when tracing began: what-if replays begin with as many free blocks."""
+
+    @property
+    def name(self) -> str:
+        """The host's name; empty where it has none."""
+        return "" if self.hostname == NO_NODE_NAME else self.hostname
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,3 +350,7 @@ class Snapshot:
     """Sum over orders and rows of the difference to the kernel's debugfs rows, at the last quiet comparison."""
     regions: RegionTable | None = None
     """Only where it was asked for."""
+    start_wall_time_s: float | None = None
+    """``start_time_ns`` as time since the epoch, by the host's clock then: the same in every snapshot of a tracing run."""
+    last_exact_wall_time_s: float | None = None
+    """Exactness.last_exact_time_ns likewise: setting the clock does not move it."""

@@ -105,6 +105,8 @@ class KernelState:
         self._nr_complete_readings = 0
         self._nr_cache_readings = 0
         self._last_exact_ns: int | None = None
+        self._last_exact_wall: tuple[int, float] | None = None
+        """The same moment, and as time since the epoch."""
         self._not_counted = _not_counted(start.hooks)
         self._missing_hooks = _missing_hooks(start.hooks, start.host.has_series)
 
@@ -345,7 +347,17 @@ class KernelState:
             reconcile_error_bytes=self._meminfo.error_bytes,
             reconcile_error_blocks=self._rows.error_blocks if has_series else None,
             regions=self.direct_map.region_table(*self.cache.free_by_region()) if regions else None,
+            start_wall_time_s=self._start.wall_time_s,
+            last_exact_wall_time_s=self._exact_wall_s(time_ns, wall_time_s),
         )
+
+    def _exact_wall_s(self, time_ns: int, wall_time_s: float) -> float | None:
+        """When the state was last exact by the clock of the host, computed once for each such moment."""
+        if self._last_exact_ns is None:
+            return None
+        if self._last_exact_wall is None or self._last_exact_wall[0] != self._last_exact_ns:
+            self._last_exact_wall = (self._last_exact_ns, wall_time_s - (time_ns - self._last_exact_ns) / 1e9)
+        return self._last_exact_wall[1]
 
     def _take_words(self, reading: CountersReading) -> None:
         """No count falls: not below an earlier reading, nor below the records that were counted before the first one."""

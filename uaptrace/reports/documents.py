@@ -165,7 +165,7 @@ def snapshot_head(snapshot: Snapshot) -> Document:
         "rereads": snapshot.exactness.nr_rereads,
         "lost": snapshot.loss.total,
         "host": {
-            "hostname": host.hostname or None,
+            "hostname": host.name or None,
             "kernel_release": host.kernel_release or None,
             "boot_id": host.boot_id or None,
             "nr_cpus": host.nr_cpus or None,

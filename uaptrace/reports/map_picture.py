@@ -91,7 +91,7 @@ class MapPicture:
     @property
     def title(self) -> str:
         """What is shown: host and part."""
-        host = words.clean(self.snapshot.host.hostname) or "unknown host"
+        host = words.host(self.snapshot.host)
         part = ", ".join(words.clean(r.name) for r in self.ranges)
         return f"Direct map of {host}" + (f": {part}" if part else "")
 
@@ -104,7 +104,7 @@ class MapPicture:
         snapshot = self.snapshot
         moment = datetime.fromtimestamp(snapshot.wall_time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         traced = words.clock((snapshot.time_ns - snapshot.start_time_ns) / 1e9)
-        kernel = words.clean(snapshot.host.kernel_release) or "unknown kernel"
+        kernel = words.kernel(snapshot.host)
         return f"{kernel} · {moment} · {traced} after tracing began"
 
     def figure_words(self) -> list[str]:

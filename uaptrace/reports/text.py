@@ -95,7 +95,7 @@ def _frame(text: str) -> str:
 
 def _header(snapshot: Snapshot, width: int) -> list[Line]:
     host = snapshot.host
-    parts = [host.hostname or "unknown host", host.kernel_release or "unknown kernel"]
+    parts = [words.host(host), words.kernel(host)]
     parts.append(f"traced for {words.clock((snapshot.time_ns - snapshot.start_time_ns) / 1e9)}")
     out = [line(("uaptrace", "title"), words.shorten("".join(f" · {part}" for part in parts), max(8, width - 8)))]
     if snapshot.exactness.exact:

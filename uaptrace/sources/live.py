@@ -25,6 +25,7 @@ from uaptrace.sources.bpf_memory import BpfMemory
 from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.sources.counters import MappedCounters, steady
 from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
+from uaptrace.sources.host import host_name
 from uaptrace.sources.kallsyms import name_addresses
 from uaptrace.sources.kernel_memory import Kcore, KernelMemory, read_u32
 from uaptrace.sources.page_tables import PageTableReader, PagingLayout
@@ -284,7 +285,7 @@ class LiveSource:
             kfence = bool(read_u32(self._memory, loaded.symbols["kfence_enabled"]) & 0xFF)
         meminfo = parse_meminfo((self._root / "proc/meminfo").read_text())
         return HostInfo(
-            hostname=platform.node(),
+            hostname=host_name(platform.node(), self._root),
             kernel_release=platform.release(),
             boot_id=(self._root / "proc/sys/kernel/random/boot_id").read_text().strip(),
             nr_cpus=os.cpu_count() or 0,

@@ -185,7 +185,7 @@ class TopApp(App[None]):
         if snapshot is not None:
             host = snapshot.host
             traced = words.clock((snapshot.time_ns - snapshot.start_time_ns) / 1e9)
-            left += "".join(f" · {words.clean(part)}" for part in (host.hostname, host.kernel_release) if part) + f" · traced {traced}"
+            left += f" · {words.host(host)} · {words.kernel(host)} · traced {traced}"
             right = "EXACT" if snapshot.exactness.exact else "! INEXACT"
         if self._replay is not None:
             replay = self._replay

@@ -6,6 +6,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from uaptrace.model.snapshot import HostInfo
 from uaptrace.plain import REPLACEMENT, plain
 from uaptrace.units import PAGES_PER_1G, PAGES_PER_2M, Level, format_bytes, pages_to_bytes
 
@@ -121,6 +122,16 @@ def clean(text: str) -> str:
     if text.isascii():
         return text
     return "".join(REPLACEMENT if unicodedata.combining(c) or unicodedata.east_asian_width(c) in "WF" else c for c in text)
+
+
+def host(info: HostInfo) -> str:
+    """What the host is called, ``unnamed host`` where it has no name."""
+    return clean(info.name) or "unnamed host"
+
+
+def kernel(info: HostInfo) -> str:
+    """The kernel's release."""
+    return clean(info.kernel_release) or "unknown kernel"
 
 
 def shorten(text: str, width: int) -> str:

@@ -130,7 +130,7 @@ def _header(recordeds: Sequence[Recorded]) -> str:
     out = ["<header><h1>The kernel's direct map, recorded</h1>"]
     for i, recorded in enumerate(recordeds):
         host = recorded.end.host
-        facts = [host.hostname or "unknown host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
+        facts = [words.host(host), f"Linux {words.clean(host.kernel_release)}" if host.kernel_release else "unknown kernel"]
         facts.append("with unmapped_alloc" if host.has_series else "without unmapped_alloc")
         if host.memory_bytes:
             facts.append(format_bytes(host.memory_bytes))

@@ -85,7 +85,7 @@ def _one(recorded: Recorded, level: int, *, figures: bool) -> list[str]:
     end = recorded.end
     state = "exact" if end.exactness.exact else "not exact: " + "; ".join(end.exactness.reasons)
     out = ["", f"{'#' * level} {_text(recorded.name)}", "", _text(key.sentence(recorded)), ""]
-    facts = f"{end.host.hostname or 'unknown host'}, Linux {end.host.kernel_release or 'unknown'}, {key.spoken(recorded.length_s)}"
+    facts = f"{words.host(end.host)}, Linux {end.host.kernel_release or 'unknown'}, {key.spoken(recorded.length_s)}"
     out += [_text(f"{facts}. State: {state}. {words.plural(end.loss.total, 'event')} lost."), ""]
     if figures:
         out += _table(("", ""), [(f.label, f.text) for f in key.figures(recorded) if f.value is not None])
