@@ -38,8 +38,8 @@ class Ring:
         self.rows.append({"kind": int(kind), "time_ns": self.time_ns, **fields})
         return self
 
-    def task(self, tgid: int, comm: str) -> Ring:
-        self.rows.append({"kind": int(Kind.TASK), "time_ns": self.time_ns, "tgid": tgid, "comm": comm})
+    def task(self, tgid: int, comm: str, started_ns: int = 0) -> Ring:
+        self.rows.append({"kind": int(Kind.TASK), "time_ns": self.time_ns, "tgid": tgid, "comm": comm, "cgroup_id": started_ns})
         return self
 
     def stack(self, stack_id: int, frames: Sequence[int]) -> Ring:
@@ -184,9 +184,14 @@ def counters(
 
 
 def start(
-    *, has_series: bool = True, hooks: tuple[HookStatus, ...] = (), self_tgids: frozenset[int] = frozenset(), counts_entries: bool = False
+    *,
+    has_series: bool = True,
+    hooks: tuple[HookStatus, ...] = (),
+    self_tgids: frozenset[int] = frozenset(),
+    counts_entries: bool = False,
+    time_ns: int = 0,
 ) -> Start:
-    return Start(HostInfo(has_series=has_series), hooks, 0, 0.0, self_tgids, counts_entries=counts_entries)
+    return Start(HostInfo(has_series=has_series), hooks, time_ns, 0.0, self_tgids, counts_entries=counts_entries)
 
 
 def traced(nr_regions: int = 16, *, level: Level = Level.M2, has_series: bool = True, **fields: Any) -> KernelState:

@@ -23,7 +23,7 @@ from uaptrace.units import PAGES_PER_2M
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
 from .hook_status import HookStatus
-from .names import Names
+from .names import Names, number_of
 from .snapshot import InvariantRow, Violation
 from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
 
@@ -84,8 +84,9 @@ class Finding:
     nr_pages: int
     expected: str
     seen: str
-    tgid: int
-    stack_id: int
+    process: int
+    stack: int
+    """Keys of model.names, which stay the same when the number of a process or a stack is used again."""
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class _Tally:
 class _Request:
     time_ns: int
     nr_pages: int
-    tgid: int
+    process: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ class _Error:
     restoring: bool
     code: int
     time_ns: int
-    tgid: int
-    stack_id: int
+    process: int
+    stack: int
 
 
 class Audit:
@@ -204,13 +205,13 @@ class Audit:
 
     @staticmethod
     def _request(columns: Columns, at: int) -> _Request:
-        time_ns, nr_pages, tgid = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages", "tgid"))
-        return _Request(time_ns, nr_pages, tgid)
+        time_ns, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages"))
+        return _Request(time_ns, nr_pages, columns.process(at))
 
     @staticmethod
     def _request_finding(request: _Request, time_ns: int) -> Finding:
         return Finding(
-            1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.tgid, 0
+            1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.process, 0
         )
 
     def _judge_allocations(self, columns: Columns) -> None:
@@ -266,8 +267,8 @@ class Audit:
             errors[:] = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
             code = int(columns.column("aux")[at])
             if code and len(errors) < _MAX_ERRORS_PER_TASK:
-                time_ns, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "tgid", "stack_id"))
-                errors.append(_Error(pfn, nr_pages, bool(flags & FlagCode.DEFAULT), code, time_ns, tgid, stack_id))
+                time_ns, restoring = int(columns.column("time_ns")[at]), bool(flags & FlagCode.DEFAULT)
+                errors.append(_Error(pfn, nr_pages, restoring, code, time_ns, columns.process(at), columns.stack(at)))
         errors = self._errors.get(tid, [])
         ignored: list[_Error] = []
         if kind == KindCode.ALLOC:
@@ -285,7 +286,7 @@ class Audit:
         for e in ignored:
             what = "released" if e.restoring else "handed out"
             seen = f"it failed with {e.code} and the page was {what} all the same"
-            self._violate(Finding(4, e.time_ns, e.pfn, e.nr_pages, "set_direct_map returns 0", seen, e.tgid, e.stack_id), waiting=True)
+            self._violate(Finding(4, e.time_ns, e.pfn, e.nr_pages, "set_direct_map returns 0", seen, e.process, e.stack), waiting=True)
         if errors:
             self._errors[tid] = errors
         else:
@@ -539,8 +540,8 @@ def _seen(kind: Kind, state: int) -> str:
 
 
 def _finding(columns: Columns, at: int, number: int, expected: str, seen: str) -> Finding:
-    time_ns, pfn, nr_pages, tgid, stack_id = (int(columns.column(name)[at]) for name in ("time_ns", "pfn", "nr_pages", "tgid", "stack_id"))
-    return Finding(number, time_ns, pfn, nr_pages, expected, seen, tgid, stack_id)
+    time_ns, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "pfn", "nr_pages"))
+    return Finding(number, time_ns, pfn, nr_pages, expected, seen, columns.process(at), columns.stack(at))
 
 
 def _present(columns: Columns, at: int) -> tuple[int, int]:
@@ -569,7 +570,7 @@ def _unclean(columns: Columns, at: int) -> Finding:
 
 
 def _at(finding: Finding, pfn: int, nr_pages: int) -> Finding:
-    return Finding(finding.number, finding.time_ns, pfn, nr_pages, finding.expected, finding.seen, finding.tgid, finding.stack_id)
+    return Finding(finding.number, finding.time_ns, pfn, nr_pages, finding.expected, finding.seen, finding.process, finding.stack)
 
 
 def _shown(finding: Finding, names: Names) -> Violation:
@@ -580,9 +581,9 @@ def _shown(finding: Finding, names: Names) -> Violation:
         nr_pages=finding.nr_pages,
         expected=finding.expected,
         seen=finding.seen,
-        tgid=finding.tgid,
-        comm=names.comm(finding.tgid),
-        stack=names.stack(finding.stack_id),
+        tgid=number_of(finding.process),
+        comm=names.comm(finding.process),
+        stack=names.stack(finding.stack),
     )
 
 

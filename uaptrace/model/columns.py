@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -21,6 +23,7 @@ CHUNK_RECORDS: Final = 32768
 _FEW: Final = 4
 """Fewer than one in so many: picked out of the records one by one, without turning the column into an array first."""
 
+NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
@@ -55,10 +58,13 @@ class Columns:
     """One chunk of records, column by column.
 
     A column is copied out of the 56 or 64 byte records when it is first asked for. ``counts`` is int64[256]: records by kind.
+    ``processes``, ``stacks``: whose key is not their number, because the number had another owner before (model.names).
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, processes: Mapping[int, int] = NOTHING, stacks: Mapping[int, int] = NOTHING) -> None:
         self.batch = batch
+        self.processes = processes
+        self.stacks = stacks
         self.kind: Bytes = np.ascontiguousarray(batch["kind"])
         self.counts: Ints = np.bincount(self.kind, minlength=256)
         self._columns: dict[str, Ints] = {}
@@ -73,6 +79,16 @@ class Columns:
         if column is None:
             column = self._columns[name] = self.batch[name].astype(np.int64)
         return column
+
+    def process(self, at: int) -> int:
+        """Key of the process of one record."""
+        tgid = int(self.batch["tgid"][at])
+        return self.processes.get(tgid, tgid)
+
+    def stack(self, at: int) -> int:
+        """Key of the stack of one record."""
+        stack_id = int(self.batch["stack_id"][at])
+        return self.stacks.get(stack_id, stack_id)
 
     def count(self, kind: int) -> int:
         """Number of records of that kind."""

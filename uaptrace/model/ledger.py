@@ -14,7 +14,7 @@ from uaptrace.units import Level
 
 from .codes import FlagCode, KindCode
 from .columns import Columns, Ints, stable_order
-from .names import Names
+from .names import Names, number_of
 from .region_pages import grown
 from .snapshot import Cause, SplitRow
 
@@ -31,9 +31,9 @@ class _Key(NamedTuple):
     """A tuple: hashing it for each run of equal splits is what taking in splits costs most."""
 
     level: int
-    tgid: int
+    process: int
     cgroup_id: int
-    stack_id: int
+    stack: int
     in_cache: bool
 
 
@@ -43,7 +43,7 @@ class _Deciding(NamedTuple):
     level: int
     is_self: bool
     in_cache: bool
-    stack_id: int
+    stack: int
 
 
 class Ledger:
@@ -105,6 +105,9 @@ class Ledger:
         ends = np.append(heads[1:], len(index))
         pfn, time_ns = columns.of("pfn", index), columns.of("time_ns", index)
         values = [key[heads].tolist() for key in keys]
+        for i, renamed in ((1, columns.processes), (3, columns.stacks)):
+            if renamed:
+                values[i] = [renamed.get(number, number) for number in values[i]]
         numbers = []
         for start, end, lv, tgid, cgroup_id, stack_id, in_cache in zip(heads.tolist(), ends.tolist(), *values, strict=True):
             number = self._group(_Key(lv, tgid, cgroup_id, stack_id, bool(in_cache)))
@@ -123,9 +126,9 @@ class Ledger:
             return number
         if len(self._number) >= MAX_GROUPS:
             # Full: what is kept of further groups is what decides the cause, and in the end only the level.
-            key = _Key(key.level, min(self._self_tgids, default=0) if key.tgid in self._self_tgids else 0, 0, key.stack_id, key.in_cache)
+            key = _Key(key.level, min(self._self_tgids, default=0) if key.process in self._self_tgids else 0, 0, key.stack, key.in_cache)
             if key not in self._number and len(self._number) >= 2 * MAX_GROUPS:
-                key = _Key(key.level, key.tgid, 0, 0, key.in_cache)
+                key = _Key(key.level, key.process, 0, 0, key.in_cache)
             if key in self._number:
                 return self._number[key]
         number = self._number[key] = len(self._pfns)
@@ -135,7 +138,7 @@ class Ledger:
             self._count, self._last_ns, self._decided_by = (grown(a, room) for a in (self._count, self._last_ns, self._decided_by))
             self._first_ns = grown(self._first_ns, room)
             self._first_ns[number:] = np.iinfo(np.int64).max
-        deciding = _Deciding(key.level, key.tgid in self._self_tgids, key.in_cache, key.stack_id)
+        deciding = _Deciding(key.level, key.process in self._self_tgids, key.in_cache, key.stack)
         self._decided_by[number] = self._deciding.setdefault(deciding, len(self._deciding))
         return number
 
@@ -143,7 +146,7 @@ class Ledger:
     def _cause(deciding: _Deciding, names: Names) -> Cause:
         if deciding.is_self:
             return Cause.SELF
-        return Cause.UNMAPPED_ALLOC if deciding.in_cache else names.cause(deciding.stack_id)
+        return Cause.UNMAPPED_ALLOC if deciding.in_cache else names.cause(deciding.stack)
 
     def by_cause(self, names: Names) -> dict[tuple[Level, Cause], int]:
         """Splits by what was split and why, zeros included."""
@@ -159,7 +162,7 @@ class Ledger:
         """Splits by tgid."""
         sums: Tally[int] = Tally()
         for key, count in zip(self._number, self._count.tolist(), strict=False):
-            sums[key.tgid] += count
+            sums[number_of(key.process)] += count
         return sums
 
     def rows(self, names: Names) -> tuple[SplitRow, ...]:
@@ -180,10 +183,25 @@ class Ledger:
         lasts, decided = self._last_ns[numbers].tolist(), self._decided_by[numbers].tolist()
         rows = []
         for (count, first, number), last_ns, decided_by in zip(largest, lasts, decided, strict=True):
-            level, tgid, cgroup_id, stack_id, _ = keys[number]
+            level, process, cgroup_id, stack, _ = keys[number]
             cause = self._cause(deciding[decided_by], names)
-            comm, cgroup, stack, pfns = names.comm(tgid), names.cgroup(cgroup_id), names.stack(stack_id), tuple(self._pfns[number])
-            rows.append(SplitRow(_LEVELS[level], cause, tgid, comm, cgroup_id, cgroup, stack_id, stack, count, first, last_ns, pfns))
+            rows.append(
+                SplitRow(
+                    level=_LEVELS[level],
+                    cause=cause,
+                    tgid=number_of(process),
+                    comm=names.comm(process),
+                    cgroup_id=cgroup_id,
+                    cgroup=names.cgroup(cgroup_id),
+                    stack_id=number_of(stack),
+                    stack=names.stack(stack),
+                    count=count,
+                    first_time_ns=first,
+                    last_time_ns=last_ns,
+                    pfns=tuple(self._pfns[number]),
+                    started_ns=names.started_ns(process),
+                )
+            )
         return tuple(rows)
 
 

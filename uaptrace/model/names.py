@@ -4,94 +4,203 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from uaptrace.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
 from uaptrace.wire import comms, frames
 
 from .causes import classify
 from .codes import KindCode
-from .columns import Columns
+from .columns import Columns, Ints
 from .snapshot import Cause
 from .stacks import without_tracer
 
 MAX_NAMES: Final = 65536
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
+_NUMBER_BITS: Final = 32
+_NUMBER: Final = (1 << _NUMBER_BITS) - 1
+_MAX_LOOKS: Final = 1 << 22
+"""How many stacks are looked at, in all, for addresses that got other names. A host that swaps modules 10,000 times a day with 100 stacks
+reaches it after four days; from then on a stack is called what its addresses are called last."""
+
+
+def number_of(key: Any) -> Any:
+    """The tgid of a process, or the number of a stack, of a key; for an array of keys an array."""
+    return key & _NUMBER
 
 
 class Names:
-    """What tgids, stack ids, addresses and cgroup ids are called."""
+    """What processes, stacks, addresses and cgroups are called.
 
-    def __init__(self) -> None:
+    Numbers are used again: a tgid by the next process, an address by the next module that is loaded there. So processes and stacks go by
+    keys. The first owner of a number has the number itself as key, the ones after it have one of their own, and each key keeps its name.
+    """
+
+    def __init__(self, self_tgids: frozenset[int] = frozenset(), start_ns: int = 0) -> None:
+        self.processes: dict[int, int] = {}
+        """Key of the process that has a tgid now, where it is not the tgid."""
+        self.stacks: dict[int, int] = {}
+        """The same for stacks."""
+        self._self_tgids = self_tgids
+        self._start_ns = start_ns
+        self._started_ns: dict[int, int] = {}
+        """By tgid, of the process that has it now; 0 is not known and not kept."""
+        self._keys: dict[tuple[int, int], int] = {}
+        """By tgid and start."""
+        self._last_key = 0
         self._comms: dict[int, str] = {}
+        self._began_ns: dict[int, int] = {}
+        """When the process of a key began."""
         self._frames: dict[int, list[int]] = {}
         self._symbols: dict[int, str] = {}
         self._cgroups: dict[int, str] = {}
         self._stacks: dict[int, tuple[str, ...]] = {}
         self._causes: dict[int, Cause] = {}
+        self._former: dict[int, tuple[str, ...]] = {}
+        """Stacks, by key, as they were called before their addresses got other names."""
+        self._looks_left = _MAX_LOOKS
 
-    def apply(self, columns: Columns) -> None:
-        """Take in the TASK and STACK records of a chunk."""
+    def takeovers(self, columns: Columns) -> list[int]:
+        """Positions of the TASK records by which a tgid becomes another process's."""
+        if not columns.count(KindCode.TASK):
+            return []
+        index = columns.index(KindCode.TASK)
+        now: dict[int, int] = {}
+        found = []
+        for at, tgid, start_ns in zip(index.tolist(), columns.of("tgid", index).tolist(), _starts(columns, index), strict=True):
+            if self._is_another(tgid, start_ns, now.get(tgid, self._started_ns.get(tgid, 0))):
+                found.append(at)
+            now[tgid] = start_ns or now.get(tgid, 0)
+        return found
+
+    def _is_another(self, tgid: int, start_ns: int, before_ns: int) -> bool:
+        """``before_ns``: start of the process that had the tgid so far, 0 where it is not known."""
+        if before_ns:
+            return start_ns not in (0, before_ns)
+        # The loader has ended when tracing begins: whoever began later is not it.
+        return tgid in self._self_tgids and start_ns > self._start_ns
+
+    def apply(self, columns: Columns) -> list[int]:
+        """Take in the TASK and STACK records of a chunk. Returns the keys of processes that took over a tgid."""
+        taken_over: list[int] = []
         if columns.count(KindCode.TASK):
             index = columns.index(KindCode.TASK)
-            for tgid, comm in zip(columns.of("tgid", index).tolist(), comms(columns.batch[index]), strict=True):
-                self._comms.pop(tgid, None)  # so that the newest come last
-                self._comms[tgid] = comm
-            _bound(self._comms)
+            tgids = columns.of("tgid", index).tolist()
+            for tgid, start_ns, comm in zip(tgids, _starts(columns, index), comms(columns.batch[index]), strict=True):
+                if self._is_another(tgid, start_ns, self._started_ns.get(tgid, 0)):
+                    taken_over.append(self._take_over(tgid, start_ns))
+                self._name(tgid, start_ns, comm)
+            _bound(self._comms, self._began_ns, self._started_ns, self._keys)
         if columns.count(KindCode.STACK):
-            index = columns.index(KindCode.STACK)
-            stack_ids = columns.of("stack_id", index).tolist()
-            firsts = (columns.of("order", index) * STACK_FRAMES_PER_RECORD).tolist()
-            for stack_id, first, addresses in zip(stack_ids, firsts, frames(columns.batch[index]).tolist(), strict=True):
-                if first >= MAX_STACK_FRAMES:
-                    continue
-                held = self._frames.setdefault(stack_id, [])
-                held.extend([0] * (first + STACK_FRAMES_PER_RECORD - len(held)))
-                held[first : first + STACK_FRAMES_PER_RECORD] = addresses
-                self._stacks.pop(stack_id, None)
-                self._causes.pop(stack_id, None)
-            _bound(self._frames)
+            self._add_stacks(columns)
+        return taken_over
+
+    def _take_over(self, tgid: int, start_ns: int) -> int:
+        key = self._keys.get((tgid, start_ns))
+        if key is None:
+            self._last_key += 1
+            key = tgid | self._last_key << _NUMBER_BITS
+        self.processes.pop(tgid, None)  # so that the newest come last
+        if key != tgid:
+            self.processes[tgid] = key
+            _bound(self.processes)
+        return key
+
+    def _name(self, tgid: int, start_ns: int, comm: str) -> None:
+        key = self.processes.get(tgid, tgid)
+        self._comms.pop(key, None)
+        self._comms[key] = comm
+        if start_ns:
+            self._started_ns.pop(tgid, None)
+            self._started_ns[tgid] = start_ns
+            self._began_ns.pop(key, None)
+            self._began_ns[key] = start_ns
+            self._keys[tgid, start_ns] = key
+
+    def _add_stacks(self, columns: Columns) -> None:
+        index = columns.index(KindCode.STACK)
+        stack_ids = columns.of("stack_id", index).tolist()
+        firsts = (columns.of("order", index) * STACK_FRAMES_PER_RECORD).tolist()
+        for stack_id, first, addresses in zip(stack_ids, firsts, frames(columns.batch[index]).tolist(), strict=True):
+            if first >= MAX_STACK_FRAMES:
+                continue
+            held = self._frames.setdefault(stack_id, [])
+            held.extend([0] * (first + STACK_FRAMES_PER_RECORD - len(held)))
+            held[first : first + STACK_FRAMES_PER_RECORD] = addresses
+            key = self.stacks.get(stack_id, stack_id)
+            self._stacks.pop(key, None)
+            self._causes.pop(key, None)
+        _bound(self._frames)
 
     def add_symbols(self, names: Mapping[int, str]) -> None:
-        """Names of return addresses, which may come after the stacks that have them."""
+        """Names of return addresses, which may come after the stacks that have them. Stacks with an address that had another name keep
+        it: what comes later with the same addresses is another stack."""
+        changed = {address for address, name in names.items() if self._symbols.get(address, name) != name}
+        if changed:
+            self._keep_names(changed)
         self._symbols.update(names)
         _bound(self._symbols)
         self._stacks.clear()
         self._causes.clear()
+
+    def _keep_names(self, addresses: set[int]) -> None:
+        """Gives a new key to each stack that has one of the addresses."""
+        if self._looks_left <= 0:
+            return
+        self._looks_left -= len(self._frames)
+        for stack_id, held in self._frames.items():
+            if addresses.isdisjoint(held):
+                continue
+            key = self.stacks.pop(stack_id, stack_id)
+            self._former[key] = self.stack(key)
+            self._last_key += 1
+            self.stacks[stack_id] = stack_id | self._last_key << _NUMBER_BITS
+        _bound(self._former, self.stacks)
 
     def add_cgroups(self, paths: Mapping[int, str]) -> None:
         """Paths of cgroups by id."""
         self._cgroups.update(paths)
         _bound(self._cgroups)
 
-    def comm(self, tgid: int) -> str:
-        """Name of the process, empty where it is not known."""
-        return self._comms.get(tgid, "")
+    def comm(self, process: int) -> str:
+        """Name of the process with that key, empty where it is not known."""
+        return self._comms.get(process, "")
+
+    def started_ns(self, process: int) -> int | None:
+        """When the process with that key began (CLOCK_MONOTONIC); None where it is not known."""
+        return self._began_ns.get(process)
 
     def cgroup(self, cgroup_id: int) -> str:
         """Path of the cgroup, empty where it is not known."""
         return self._cgroups.get(cgroup_id, "")
 
-    def stack(self, stack_id: int) -> tuple[str, ...]:
+    def stack(self, stack: int) -> tuple[str, ...]:
         """Frames, innermost first: ``symbol+0xoff``, or ``0xaddress`` where the name is not known; empty where there is none."""
-        stack = self._stacks.get(stack_id)
-        if stack is None:
-            addresses = [address for address in self._frames.get(stack_id, ()) if address]
-            stack = without_tracer(self._symbols.get(address, f"{address:#x}") for address in addresses)
-            self._stacks[stack_id] = stack
+        former = self._former.get(stack)
+        if former is not None:
+            return former
+        known = self._stacks.get(stack)
+        if known is None:
+            addresses = [address for address in self._frames.get(number_of(stack), ()) if address]
+            known = self._stacks[stack] = without_tracer(self._symbols.get(address, f"{address:#x}") for address in addresses)
             _bound(self._stacks)
-        return stack
+        return known
 
-    def cause(self, stack_id: int) -> Cause:
+    def cause(self, stack: int) -> Cause:
         """The cause that the stack tells; ``other`` where it tells none."""
-        cause = self._causes.get(stack_id)
+        cause = self._causes.get(stack)
         if cause is None:
-            cause = self._causes[stack_id] = classify(self.stack(stack_id))
+            cause = self._causes[stack] = classify(self.stack(stack))
             _bound(self._causes)
         return cause
 
 
-def _bound(table: dict[_Key, _Value]) -> None:
-    while len(table) > MAX_NAMES:
-        del table[next(iter(table))]
+def _starts(columns: Columns, index: Ints) -> list[int]:
+    """When the processes of TASK records began, 0 where that is not known: it is in the place of cgroup_id (bpf/events.h)."""
+    starts: list[int] = columns.of("cgroup_id", index).tolist()
+    return starts
+
+
+def _bound(*tables: dict[Any, Any]) -> None:
+    for table in tables:
+        while len(table) > MAX_NAMES:
+            del table[next(iter(table))]

@@ -247,6 +247,8 @@ class ProcessRow:
     set_direct_map_calls: int
     splits: int
     refills: int
+    started_ns: int | None = None
+    """CLOCK_MONOTONIC when the process began; tells it from others with the same tgid. None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,8 @@ class SplitRow:
     last_time_ns: int
     pfns: tuple[int, ...]
     """First pages of up to eight of the mappings that were split."""
+    started_ns: int | None = None
+    """CLOCK_MONOTONIC when the process began; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

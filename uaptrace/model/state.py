@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,8 @@ from .unmapped_cache import UnmappedCache
 from .updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 
 MAX_REGIONS_TO_CHECK: Final = 2048
+_MAX_CUTS: Final = 64
+"""How often a tgid becomes another process's within a chunk, before it is no more told which records came before."""
 _MAP_HOOKS: Final = {
     "cpa": "attribute changes",
     "flush_all": "splits",
@@ -78,7 +81,7 @@ class KernelState:
         self._started = True
         self.direct_map = DirectMap()
         self.cache = UnmappedCache()
-        self._names = Names()
+        self._names = Names(start.self_tgids, start.time_ns)
         self._ledger = Ledger(start.self_tgids)
         self._processes = Processes()
         self._audit = Audit(start.hooks, has_series=start.host.has_series)
@@ -136,16 +139,30 @@ class KernelState:
             if self._settles_ns is not None and len(chunk) and int(chunk["time_ns"].max()) >= self._settles_ns:
                 first = int(np.argmax(chunk["time_ns"] >= np.uint64(self._settles_ns)))
                 if first:
-                    self._take_chunk(Columns(chunk[:first]))
+                    self._take_chunk(chunk[:first])
                     chunk = chunk[first:]
                 self._settles_ns = None
                 self.cache.doubt_states()
-            self._take_chunk(Columns(chunk))
+            self._take_chunk(chunk)
 
-    def _take_chunk(self, columns: Columns) -> None:
+    def _take_chunk(self, chunk: Batch) -> None:
+        """A part at a time, such that a tgid is one process's all through it."""
+        columns = self._columns(chunk)
+        cuts = [at for at in self._names.takeovers(columns)[:_MAX_CUTS] if at]
+        if not cuts:
+            self._take_part(columns)
+            return
+        for begin, end in pairwise([0, *cuts, len(chunk)]):
+            self._take_part(self._columns(chunk[begin:end]))
+
+    def _columns(self, batch: Batch) -> Columns:
+        return Columns(batch, self._names.processes, self._names.stacks)
+
+    def _take_part(self, columns: Columns) -> None:
         self._taken += columns.counts
         self._unknown_kinds += columns.unknown_kinds
-        self._names.apply(columns)
+        for process in self._names.apply(columns):
+            self._processes.take_over(process)
         self._processes.apply(columns)
         self._ledger.apply(columns)
         self._found_splits.apply(columns)

@@ -69,6 +69,7 @@ def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Do
             {
                 "tgid": p.tgid,
                 "comm": p.comm,
+                "started_ns": p.started_ns,
                 "cgroup_id": p.cgroup_id,
                 "cgroup": p.cgroup or None,
                 "events": p.events,
@@ -142,7 +143,7 @@ def _identity(row: SplitRow, group_by: GroupBy) -> Document:
         case "cause":
             return {"cause": row.cause.value}
         case "process":
-            return {"tgid": row.tgid, "comm": row.comm}
+            return {"tgid": row.tgid, "comm": row.comm, "started_ns": row.started_ns}
         case "cgroup":
             return {"cgroup_id": row.cgroup_id, "cgroup": row.cgroup or None}
         case "stack":
@@ -200,6 +201,7 @@ def _split_row(row: SplitRow) -> Document:
         "cause": row.cause.value,
         "tgid": row.tgid,
         "comm": row.comm,
+        "started_ns": row.started_ns,
         "cgroup_id": row.cgroup_id,
         "cgroup": row.cgroup or None,
         "stack_id": row.stack_id,

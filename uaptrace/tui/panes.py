@@ -152,7 +152,7 @@ class TablePane(Vertical):
             facts.append(f"filter: {words.clean(self.pattern)}")
         self._title.update(to_text([heading(self.what, self.size.width, " · ".join(facts))]))
         width = self._lay_out(table, sort)
-        keys = [table.key(row) for row in self._rows]
+        keys = table.keys(self._rows)
         cells = [tuple(c.cell(row) for i, c in enumerate(table.columns) if self._has(i)) for row in self._rows]
         self._fill(table, keys, cells, width)
         if not self._rows:

@@ -45,6 +45,16 @@ class Table(Generic[Row]):
                 return (current + i) % number
         return current
 
+    def keys(self, rows: Sequence[Row]) -> list[str]:
+        """A key for each row, no two the same: rows that only details tell apart are numbered."""
+        seen: dict[str, int] = {}
+        keys = []
+        for row in rows:
+            key = self.key(row)
+            number = seen[key] = seen.get(key, -1) + 1
+            keys.append(f"{key}#{number}" if number else key)
+        return keys
+
     def arrange(self, rows: Sequence[Row], sort: int, pattern: str) -> list[Row]:
         """Rows that have every word of ``pattern`` (case is ignored), in order; equal ones stay as they came."""
         wanted = pattern.lower().split()
@@ -67,7 +77,7 @@ PROCESSES: Table[ProcessRow] = Table(
         Column("refills", 7, lambda r: words.compact(r.refills, 7), lambda r: r.refills, True, 100),
         Column("cgroup", 0, lambda r: words.clean(r.cgroup) or words.UNKNOWN, lambda r: r.cgroup),
     ),
-    key=lambda r: f"{r.tgid}/{r.cgroup_id}/{r.comm}",
+    key=lambda r: f"{r.tgid}/{r.started_ns}/{r.cgroup_id}",
     text=lambda r: f"{r.tgid} {r.comm} {r.cgroup}",
     default_sort=2,
 )
@@ -89,7 +99,7 @@ def splits_table(start_time_ns: int) -> Table[SplitRow]:
             Column("by", 22, top_frame, top_frame),
             Column("cgroup", 0, lambda r: words.clean(r.cgroup) or words.UNKNOWN, lambda r: r.cgroup),
         ),
-        key=lambda r: f"{int(r.level)}/{r.cause}/{r.tgid}/{r.cgroup_id}/{r.stack_id}",
+        key=lambda r: f"{int(r.level)}/{r.cause}/{r.tgid}/{r.started_ns}/{r.cgroup_id}/{r.stack_id}/{r.first_time_ns}",
         text=lambda r: f"{words.LEVEL_WORDS[r.level]} {r.cause.value} {r.tgid} {r.comm} {r.cgroup} {' '.join(r.stack)}",
         default_sort=0,
     )

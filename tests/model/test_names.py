@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who did it: names stay with those who bore them, also when their numbers are used again."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.model.build import PRESENT_4K, Ring, counters, cut, invariant, traced
+from uaptrace.events import Flag
+from uaptrace.model.snapshot import Cause, ProcessRow, Snapshot
+from uaptrace.model.state import KernelState
+from uaptrace.model.updates import Records, Symbols
+from uaptrace.units import Level
+
+PID = 4242
+
+
+def after(ring: Ring, **fields: Any) -> Snapshot:
+    state = traced(**fields)
+    state.update(ring.take())
+    return state.snapshot(1, 0.0)
+
+
+def who(snapshot: Snapshot) -> dict[tuple[str, int | None], int]:
+    return {(row.comm, row.started_ns): row.splits for row in snapshot.processes}
+
+
+def test_the_next_process_of_a_pid_is_not_blamed_for_the_work_of_the_last() -> None:
+    ring = Ring().task(PID, "victim", 100)
+    for pfn in (512, 1024, 1536):
+        ring.split(pfn, tid=PID)
+    ring.task(PID, "innocent", 200).split(2048, tid=PID)
+    snapshot = after(ring)
+    assert who(snapshot) == {("victim", 100): 3, ("innocent", 200): 1}
+    assert {(row.comm, row.tgid, row.count) for row in snapshot.split_rows} == {("victim", PID, 3), ("innocent", PID, 1)}
+
+
+def test_a_finding_keeps_the_process_that_made_it() -> None:
+    state = traced()
+    ring = Ring(10**10).task(PID, "victim", 100).alloc(PID, 512, after=PRESENT_4K, nr_present=1).task(PID, "innocent", 200)
+    ring.alloc(PID, 513, after=PRESENT_4K, nr_present=1)
+    state.update(ring.take())
+    state.update(counters([ring.batch()], time_ns=10**11))
+    assert [violation.comm for violation in invariant(state.snapshot(1, 0.0), 2).first] == ["victim", "innocent"]
+
+
+def test_a_request_of_the_last_process_is_not_the_next_ones() -> None:
+    state = traced()
+    ring = Ring(10**10).task(PID, "victim", 100).request(PID).task(PID, "innocent", 200).request(PID)
+    state.update(ring.take())
+    state.update(counters([ring.batch()], time_ns=10**11))
+    assert [violation.comm for violation in invariant(state.snapshot(1, 0.0), 1).first] == ["victim"]
+
+
+def test_a_process_that_changes_its_name_is_one_row_under_its_last_name() -> None:
+    ring = Ring()
+    for i in range(50):
+        ring.task(PID, f"worker/{i % 7}", 100).split(512, tid=PID)
+    snapshot = after(ring)
+    assert who(snapshot) == {("worker/0", 100): 50}
+    assert len(snapshot.split_rows) == 1
+
+
+def test_where_no_start_is_known_a_pid_is_one_process() -> None:
+    ring = Ring().task(PID, "bash").split(512, tid=PID).task(PID, "insmod").split(1024, tid=PID)
+    assert who(after(ring)) == {("insmod", None): 2}
+
+
+@pytest.mark.parametrize(("started_ns", "cause"), [(40, Cause.SELF), (60, Cause.OTHER)])
+def test_whoever_gets_the_loaders_pid_after_it_is_not_uaptrace(started_ns: int, cause: Cause) -> None:
+    state = traced(self_tgids=frozenset({PID}), time_ns=50)
+    state.update(Ring().task(PID, "python3", started_ns).split(512, tid=PID).take())
+    assert state.snapshot(1, 0.0).splits.by_cause[Level.M2, cause] == 1
+
+
+def test_many_processes_of_few_pids_are_merged_into_others_and_none_is_lost() -> None:
+    ring = Ring()
+    for i in range(6000):
+        ring.task(1 + i % 1500, f"p{i}", 1 + i).add(kind=3, pfn=0, before=2, after=1, tid=1 + i % 1500)
+    state = traced()
+    for batch in cut(ring.batch(), [50] * 300):
+        state.update(Records(batch))
+    newest = state.snapshot(1, 0.0)
+    assert sum(group.count for group in newest.split_rows) <= 6000
+    state.update(Ring().task(1, "last", 10_000).split(512, tid=1).split(512, tid=1).take())
+    rows = state.snapshot(1, 0.0).processes
+    assert ("last", 2) in {(row.comm, row.splits) for row in rows}
+    assert rows[0].comm == "(others)"
+
+
+Event = tuple[str, int, int]
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.integers(1, 4), st.integers(1, 6)),
+        st.tuples(st.just("rename"), st.integers(1, 4), st.integers(0, 9)),
+        st.tuples(st.just("split"), st.integers(1, 4), st.integers(0, 15)),
+    ),
+    max_size=60,
+)
+
+
+@given(events, st.lists(st.integers(1, 9), max_size=20))
+def test_each_process_has_what_it_did_however_the_stream_is_cut(steps: list[Event], sizes: list[int]) -> None:
+    """Against a dictionary by pid and start."""
+    now: dict[int, tuple[int, str]] = {}
+    done: Tally[tuple[int, int]] = Tally()
+    names: dict[tuple[int, int], str] = {}
+    ring = Ring()
+    clock = 0
+    for what, tgid, number in steps:
+        clock += 10
+        if what == "begin" or tgid not in now:
+            now[tgid] = (clock, f"a{number}")
+            ring.task(tgid, f"a{number}", clock)
+        if what == "rename":
+            now[tgid] = (now[tgid][0], f"b{number}")
+            ring.task(tgid, f"b{number}", now[tgid][0])
+        elif what == "split":
+            ring.split(number * 512, tid=tgid)
+            done[tgid, now[tgid][0]] += 1
+        names[tgid, now[tgid][0]] = now[tgid][1]
+    state = traced()
+    for batch in cut(ring.batch(), sizes):
+        state.update(Records(batch))
+    snapshot = state.snapshot(1, 0.0)
+    found = {(row.tgid, row.started_ns, row.comm): row.splits for row in snapshot.processes}
+    assert found == {(tgid, start, names[tgid, start]): n for (tgid, start), n in done.items()}
+    by_row: Tally[tuple[int, int | None, str]] = Tally()
+    for row in snapshot.split_rows:
+        by_row[row.tgid, row.started_ns, row.comm] += row.count
+    assert by_row == found
+
+
+def swapped(*, between: bool = True) -> KernelState:
+    """A module splits, is unloaded, and another one at the same address splits through the same addresses."""
+    state = traced()
+    ring = Ring().stack(7, [0x1000, 0x2000]).split(512, tid=1, stack_id=7)
+    state.update(ring.take())
+    state.update(Symbols({0x1000: "set_memory_ro+0x1", 0x2000: "a_init+0x2 [a]"}))
+    if between:
+        state.update(Symbols({0x2000: "b_init+0x7 [b]"}))
+    state.update(ring.split(1024, tid=1, stack_id=7).take())
+    return state
+
+
+def test_a_split_keeps_the_names_that_its_addresses_had_at_the_time() -> None:
+    rows = swapped().snapshot(1, 0.0).split_rows
+    assert {(row.count, row.stack[-1], row.pfns) for row in rows} == {(1, "a_init+0x2 [a]", (512,)), (1, "b_init+0x7 [b]", (1024,))}
+    assert [row.count for row in swapped(between=False).snapshot(1, 0.0).split_rows] == [2]
+
+
+def test_the_cause_of_a_split_does_not_change_with_the_names() -> None:
+    state = traced()
+    ring = Ring().stack(7, [0x1000]).split(512, tid=1, stack_id=7)
+    state.update(ring.take())
+    state.update(Symbols({0x1000: "bpf_prog_load+0x2"}))
+    state.update(Symbols({0x1000: "secretmem_fault+0x2"}))
+    state.update(ring.split(1024, tid=1, stack_id=7).take())
+    by_cause = state.snapshot(1, 0.0).splits.by_cause
+    assert (by_cause[Level.M2, Cause.BPF], by_cause[Level.M2, Cause.SECRETMEM]) == (1, 1)
+
+
+def test_a_finding_keeps_the_stack_that_it_had() -> None:
+    state = traced()
+    ring = Ring(10**10).stack(7, [0x1000]).alloc(1, 512, after=PRESENT_4K, nr_present=1, stack_id=7, flags=Flag.REFILLED | Flag.FLUSHED)
+    state.update(ring.take())
+    state.update(Symbols({0x1000: "a_init+0x2 [a]"}))
+    state.update(Symbols({0x1000: "b_init+0x7 [b]"}))
+    state.update(counters([ring.batch()], time_ns=10**11))
+    assert invariant(state.snapshot(1, 0.0), 2).first[0].stack == ("a_init+0x2 [a]",)
+
+
+def test_a_name_that_comes_late_is_the_first_one() -> None:
+    state = traced()
+    ring = Ring().stack(7, [0x1000]).split(512, tid=1, stack_id=7)
+    state.update(ring.take())
+    assert state.snapshot(1, 0.0).split_rows[0].stack == ("0x1000",)
+    state.update(Symbols({0x1000: "a_init+0x2 [a]"}))
+    state.update(ring.split(1024, tid=1, stack_id=7).take())
+    (row,) = state.snapshot(1, 0.0).split_rows
+    assert (row.count, row.stack) == (2, ("a_init+0x2 [a]",))
+
+
+def test_two_rows_that_only_their_start_tells_apart_are_two_rows_of_the_screen() -> None:
+    from uaptrace.tui.tables import PROCESSES, splits_table
+
+    snapshot = after(Ring().task(PID, "a", 1).split(512, tid=PID).task(PID, "a", 2).split(512, tid=PID))
+    assert len(set(PROCESSES.keys(snapshot.processes))) == len(snapshot.processes) == 2
+    assert len(set(splits_table(0).keys(snapshot.split_rows))) == 2
+    twice: list[ProcessRow] = [*snapshot.processes, *snapshot.processes]
+    assert len(set(PROCESSES.keys(twice))) == 4
