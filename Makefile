@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 
 setup: $(VENV)/.ready
 
-# The interpreter of the virtual environment must be the distribution's: see design decision "Where bcc comes from".
+# The interpreter of the virtual environment must be the distribution's: no other sees its bcc, and the pip package of that name is something else.
 # What is compiled is compiled again when it changes.
 COMPILED := $(wildcard uaptrace/*/*.pxd)
 $(VENV)/.ready: setup.cfg setup.py pyproject.toml $(COMPILED) $(COMPILED:.pxd=.py)

@@ -16,7 +16,7 @@ REGIONS_PER_1G: Final = PAGES_PER_1G // PAGES_PER_2M
 MAX_REGIONS: Final = 1 << 26
 """Regions of 2M: 128 TiB of physical addresses. What lies beyond is taken for damage."""
 NR_ORDERS: Final = 11
-"""Orders 0 to 10: MAX_ORDER is 11 in the kernels that have the series (contract, section 1)."""
+"""Orders 0 to 10: MAX_ORDER is 11 in the kernels that have the series (docs/kernel.md, section 1)."""
 
 
 class Level(IntEnum):

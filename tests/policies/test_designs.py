@@ -263,7 +263,7 @@ def test_published_captures_ordinary_pages_of_a_block_it_marked_as_a_whole() -> 
     memory = memory_of(8, (8, 3), (32, 3))
     s = run(Design.UNMAPPED_ALLOC_PUBLISHED, builder, memory)
     assert s.count(Count.CAPTURED_PAGES) == 1
-    # More pages in the cache than it ever took: the contract's invariant 7 broken.
+    # More pages in the cache than it ever took: docs/kernel.md's invariant 7 broken.
     taken = sum(n << order for order, n in enumerate(s.rows().cached))
     assert sum(n << order for order, n in enumerate(s.rows().free)) + 1 > taken
     assert run(Design.UNMAPPED_ALLOC, builder, memory).count(Count.CAPTURED_PAGES) == 0

@@ -73,7 +73,7 @@ def test_what_each_design_promises(memory: Memory, requests: Requests) -> None:
             rows = simulation.rows()
             pages = [sum(n << order for order, n in enumerate(row)) for row in (rows.free, rows.cached, rows.released)]
             served = sum(1 << int(simulation.state.held_order[i]) for i in np.flatnonzero(simulation.state.held_as == 1).tolist())
-            # Invariant 7 of the contract holds as an equation.
+            # Invariant 7 of docs/kernel.md holds as an equation.
             assert pages[0] + served == pages[1] - pages[2]
             assert count(Count.OPERATIONS) == pages[1] + pages[2]
             assert np.count_nonzero(simulation.state.changed == ABSENT) == pages[1] - pages[2]

@@ -30,7 +30,7 @@ VARIABLES: Final = (
 KERNEL_IMAGE: Final = 0xFFFFFFFF80000000
 """__START_KERNEL_map (Documentation/arch/x86/x86_64/mm.rst)."""
 GFP_UNMAPPED: Final = 0x10000000
-"""___GFP_UNMAPPED of the series (contract, section 1)."""
+"""___GFP_UNMAPPED of the series (docs/kernel.md, section 1)."""
 _PTE_PFN_MASK: Final = 0x000FFFFFFFFFF000
 # Documentation/arch/x86/x86_64/mm.rst: without KASLR of memory regions, and how much room the direct map has.
 _PAGE_OFFSET: Final = {4: 0xFFFF888000000000, 5: 0xFF11000000000000}

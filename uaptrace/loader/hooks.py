@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be hooked, and by which function on which kernel. Names only: presence decides, never a version.
 
-Names and when they changed: kernel contract, section 2.
+Names and when they changed: docs/kernel.md, section 2.
 """
 
 from __future__ import annotations

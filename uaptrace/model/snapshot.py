@@ -51,7 +51,7 @@ class HostInfo:
     has_series: bool = False
     """The kernel has unmapped_pages_alloc()."""
     kfence: bool = False
-    """KFENCE is on: its raw PTE flips cannot be seen (contract, section 2)."""
+    """KFENCE is on: its raw PTE flips cannot be seen (docs/kernel.md, section 2)."""
     buddyinfo: str = ""
     """/proc/buddyinfo when tracing began: what-if replays begin with as many free blocks."""
 
@@ -134,7 +134,7 @@ class DirectMapView:
     largest_intact_bytes: int
     """Longest run of present 2M and 1G mappings."""
     kernel_bytes: Mapping[Level, int] | None = None
-    """/proc/meminfo's DirectMap4k, 2M, 1G, which count granularity, not presence (contract, section 3)."""
+    """/proc/meminfo's DirectMap4k, 2M, 1G, which count granularity, not presence (docs/kernel.md, section 3)."""
     is_read: bool = True
     """False before the page tables were read: the figures are then only what records told of so far."""
 
@@ -295,7 +295,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class InvariantRow:
-    """One invariant of the contract's section 1: how often it was checked and broken, and the first that broke it."""
+    """One invariant of docs/kernel.md, section 1: how often it was checked and broken, and the first that broke it."""
 
     number: int
     title: str

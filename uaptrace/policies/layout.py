@@ -13,7 +13,7 @@ from uaptrace.units import NR_ORDERS
 
 
 class Design(IntEnum):
-    """The designs of the kernel contract's section 4. ``label`` is the name used on the command line and in JSON."""
+    """The designs of docs/kernel.md, section 4. ``label`` is the name used on the command line and in JSON."""
 
     NONE = 0
     MIGRATE_UNMAPPED = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unmapped cache's own figures (debugfs: unmapped_alloc; format in the kernel contract, section 1)."""
+"""The unmapped cache's own figures (debugfs: unmapped_alloc; format in docs/kernel.md, section 1)."""
 
 from __future__ import annotations
 

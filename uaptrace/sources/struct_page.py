@@ -2,7 +2,7 @@
 """Free blocks of the unmapped cache, read from struct page, and the pageblock bits, read from mem_section.
 
 Offsets come from BTF. A free block's first page has the page type PG_unmapped and its order in page->private; page types are
-bits that are *cleared* in page_type (include/linux/page-flags.h, 6.1). The constants are the series' (contract, section 1).
+bits that are *cleared* in page_type (include/linux/page-flags.h, 6.1). The constants are the series' (docs/kernel.md, section 1).
 """
 
 from __future__ import annotations
