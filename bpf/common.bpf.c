@@ -7,7 +7,7 @@
  *   UAP_PAGE_OFFSET UAP_VMEMMAP UAP_INIT_PGD UAP_LEVELS UAP_PFN_MASK UAP_STRUCT_PAGE_SIZE
  *   UAP_PHYS_BASE UAP_KERNEL_IMAGE UAP_GFP_UNMAPPED
  *   UAP_CPA_VADDR UAP_CPA_PGD UAP_CPA_MASK_SET UAP_CPA_MASK_CLR UAP_CPA_NUMPAGES UAP_CPA_CURPAGE UAP_CPA_FLAGS UAP_CPA_PAGES
- *   UAP_SHRINK_NR_TO_SCAN
+ *   UAP_SHRINK_NR_TO_SCAN UAP_TASK_GROUP_LEADER UAP_TASK_COMM UAP_TASK_START_TIME
  * and UAP_HOOK_<NAME> as FENTRY, KPROBE or TRACEPOINT for each hook that is to be attached.
  */
 #ifndef __always_inline
@@ -29,8 +29,10 @@ struct uap_words {
 	u64 w[UAP_C_WORDS];
 };
 
-struct uap_comm {
-	u64 half[2];
+/* What a process is called, and when it began: by that one process with a tgid is told from the next. */
+struct uap_name {
+	u64 comm[2];
+	u64 start_ns;
 };
 
 struct uap_scratch {
@@ -74,7 +76,7 @@ struct uap_context {
 BPF_RINGBUF_OUTPUT(ring, UAP_RING_PAGES);
 BPF_F_TABLE("array", u32, struct uap_words, counters, UAP_NR_CPUS, 1024 /* BPF_F_MMAPABLE */);
 BPF_HASH(tasks, u32, struct uap_context, UAP_MAX_TASKS);
-BPF_TABLE("lru_hash", u32, struct uap_comm, named_tasks, 4096);
+BPF_TABLE("lru_hash", u32, struct uap_name, named_tasks, 4096);
 BPF_TABLE("lru_hash", u32, u32, sent_stacks, 4096);
 /* One slot for each program that needs scratch space: a program never runs inside itself on one CPU, but others may. */
 BPF_PERCPU_ARRAY(scratch, struct uap_scratch, 8);
@@ -88,6 +90,19 @@ static __always_inline u64 read_u64(u64 address)
 
 	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
 	return value;
+}
+
+/*
+ * A size or an index for the verifier: value & mask, where mask is 2^n - 1. The AND is to be in the instructions, on the whole
+ * register: a compiler that knows the bound from a comparison leaves it out, and one that compares the low half only (LLVM 19)
+ * leaves the verifier without a bound. A constant needs none.
+ */
+static __always_inline u64 bounded(u64 value, u64 mask)
+{
+	if (__builtin_constant_p(value))
+		return value & mask;
+	asm volatile("" : "+r"(value));
+	return value & mask;
 }
 
 static __always_inline u64 *words(void)
@@ -104,7 +119,7 @@ static __always_inline void add(u32 counter, u64 n)
 	u64 *w = words();
 
 	if (w)
-		__sync_fetch_and_add(&w[counter & (UAP_C_WORDS - 1)], n);
+		__sync_fetch_and_add(&w[bounded(counter, UAP_C_WORDS - 1)], n);
 }
 
 static __always_inline void time_call(u32 histogram, u64 ns)
@@ -124,8 +139,8 @@ static __always_inline void time_call(u32 histogram, u64 ns)
 		if (v >> 2) { bucket += 2; v >>= 2; }
 		if (v >> 1) bucket += 1;
 	}
-	__sync_fetch_and_add(&w[(UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket) & (UAP_C_WORDS - 1)], 1);
-	__sync_fetch_and_add(&w[UAP_C_HISTOGRAM_SUM + histogram], ns);
+	__sync_fetch_and_add(&w[bounded(UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket, UAP_C_WORDS - 1)], 1);
+	__sync_fetch_and_add(&w[bounded(UAP_C_HISTOGRAM_SUM + histogram, UAP_C_WORDS - 1)], ns);
 }
 
 static __always_inline u32 saturate(u64 ns)
@@ -190,27 +205,38 @@ static __always_inline void submit(struct uap_record *r, u32 kind)
 	add(UAP_C_EMITTED + kind, 1);
 }
 
-/* The name of the task goes before its first record, and again when it changes (exec). */
-static __always_inline void name_task(u32 tgid)
+/*
+ * The name of the process goes before its first record, and again when it changes (exec) or the tgid is another process's. It is
+ * the name of the group's leader: threads may have names of their own. Idle tasks all have tgid 0: one name does for all.
+ */
+static __always_inline void name_task(u64 id)
 {
-	struct uap_comm comm = {}, *known = named_tasks.lookup(&tgid);
+	u32 tgid = id >> 32;
+	struct uap_name name = {}, *known = named_tasks.lookup(&tgid);
+	u64 leader = bpf_get_current_task();
 	struct uap_record *r;
 	u64 *p;
 
-	bpf_get_current_comm(&comm, sizeof(comm));
-	if (known && known->half[0] == comm.half[0] && known->half[1] == comm.half[1])
+	if (known && !tgid)
+		return;
+	if (tgid != (u32)id)
+		leader = read_u64(leader + UAP_TASK_GROUP_LEADER);
+	bpf_probe_read_kernel(name.comm, sizeof(name.comm), (void *)(leader + UAP_TASK_COMM));
+	name.start_ns = read_u64(leader + UAP_TASK_START_TIME);
+	if (known && known->comm[0] == name.comm[0] && known->comm[1] == name.comm[1] && known->start_ns == name.start_ns)
 		return;
 	r = reserve(UAP_TASK);
 	if (!r)
 		return;
-	named_tasks.update(&tgid, &comm);
+	named_tasks.update(&tgid, &name);
 	__builtin_memset(r, 0, sizeof(*r));
 	r->time_ns = bpf_ktime_get_ns();
 	r->kind = UAP_TASK;
 	p = (u64 *)r;
-	p[1] = comm.half[0];
-	p[2] = comm.half[1];
+	p[1] = name.comm[0];
+	p[2] = name.comm[1];
 	r->tgid = tgid;
+	r->cgroup_id = name.start_ns;
 	submit(r, UAP_TASK);
 }
 
@@ -220,7 +246,7 @@ static __always_inline struct uap_record *begin_record(u32 kind)
 	u64 id = bpf_get_current_pid_tgid();
 	struct uap_record *r;
 
-	name_task(id >> 32);
+	name_task(id);
 	r = reserve(kind);
 	if (!r)
 		return 0;

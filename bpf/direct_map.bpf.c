@@ -107,7 +107,7 @@ static __always_inline int cpa_enter(u64 cpa)
 
 	if (!c)
 		return 0;
-	c->cpa[c->cpa_depth & 3] = cpa;
+	c->cpa[bounded(c->cpa_depth, 3)] = cpa;
 	if (!c->cpa_depth)
 		c->cpa_start_ns = bpf_ktime_get_ns();
 	c->cpa_depth++;
@@ -186,7 +186,7 @@ static __always_inline int cpa_exit(int ret)
 	if (!c || !c->cpa_depth)
 		return 0;
 	c->cpa_depth--;
-	cpa = c->cpa[c->cpa_depth & 3];
+	cpa = c->cpa[bounded(c->cpa_depth, 3)];
 	if (!c->cpa_depth) {
 		ns = bpf_ktime_get_ns() - c->cpa_start_ns;
 		add(UAP_C_CPA, 1);
@@ -217,7 +217,7 @@ static __always_inline int split_seen(void *ctx)
 
 	if (!c || !c->cpa_depth)
 		return 0;
-	cpa = c->cpa[(c->cpa_depth - 1) & 3];
+	cpa = c->cpa[bounded(c->cpa_depth - 1, 3)];
 	address = cpa_address(cpa, cpa_word(cpa, UAP_CPA_CURPAGE));
 	level = mapping_of(address);
 	split = (level & UAP_LEVEL_MASK) == UAP_2M ? UAP_1G : UAP_2M;

@@ -117,8 +117,7 @@ static __always_inline void region_state(u64 pfn, u32 nr, u32 slot, struct uap_b
 			return;
 		nr = 512;
 	} else {
-		size &= sizeof(s->e) - 1;
-		if (bpf_probe_read_kernel(s->e, size, (void *)(table + (pfn & 511) * 8)))
+		if (bpf_probe_read_kernel(s->e, bounded(size, sizeof(s->e) - 1), (void *)(table + (pfn & 511) * 8)))
 			return;
 	}
 	/*

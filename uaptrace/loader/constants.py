@@ -79,6 +79,9 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         cpa_flags=btf.member_offset("cpa_data", "flags"),
         cpa_pages=btf.member_offset("cpa_data", "pages"),
         shrink_nr_to_scan=btf.member_offset("shrink_control", "nr_to_scan"),
+        task_group_leader=btf.member_offset("task_struct", "group_leader"),
+        task_comm=btf.member_offset("task_struct", "comm"),
+        task_start_time=btf.member_offset("task_struct", "start_time"),
     )
 
 

@@ -40,6 +40,9 @@ class KernelConstants:
     cpa_flags: int
     cpa_pages: int
     shrink_nr_to_scan: int
+    task_group_leader: int
+    task_comm: int
+    task_start_time: int
 
 
 BOOT_CONSTANTS: Final = ("page_offset", "direct_map_size", "vmemmap", "init_pgd", "phys_base")
