@@ -56,7 +56,11 @@ def boot_constants(constants: KernelConstants) -> tuple[int, ...]:
 
 def bpf_folder() -> Path:
     """Folder of events.h, the .bpf.c files and include/."""
-    return Path(str(resources.files("uaptrace.bpf")))
+    try:
+        return Path(str(resources.files("uaptrace.bpf")))
+    except ModuleNotFoundError:
+        # A checkout that is on the path as it is, not installed.
+        return Path(__file__).resolve().parents[2] / "bpf"
 
 
 def program_text(folder: Path) -> str:
