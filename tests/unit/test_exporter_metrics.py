@@ -20,7 +20,8 @@ from simulated_host import host_updates
 from tests.model.build import counters, traced
 from uaptrace.events import Kind
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
-from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector, accepts_gzip, compressed, negotiated
+from uaptrace.exporter.negotiation import accepts_gzip, compressed, negotiated
+from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Cause, Exactness, Histogram, HostInfo, InvariantRow, Loss, Snapshot
 from uaptrace.model.state import KernelState
@@ -254,9 +255,61 @@ def test_the_faster_openmetrics_rendering_is_the_librarys_own_byte_by_byte(snaps
         assert ours(collector) == library(collector)
 
 
-def test_a_content_type_that_makes_no_sense_gets_the_text_format() -> None:
-    _, content_type = negotiated("application/openmetrics-text; version=banana")
-    assert content_type.startswith("text/plain; version=0.0.4")
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
+OPENMETRICS_OLD = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+OPENMETRICS_1 = OPENMETRICS_OLD + "; escaping=underscores"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        # As Prometheus 2.x and 3.x ask.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5",
+            OPENMETRICS_1,
+        ),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
+            "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            OPENMETRICS_1.replace("underscores", "allow-utf-8"),
+        ),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.8,text/plain;q=0.2", TEXT),
+        # Weights, and 0 is never.
+        ("text/plain;version=0.0.4;q=1, application/openmetrics-text;version=1.0.0;q=0", TEXT),
+        ("application/openmetrics-text;version=1.0.0;q=0, text/plain;version=0.0.4;q=1", TEXT),
+        ("application/openmetrics-text;q=0.5, text/plain;q=0.9", TEXT),
+        ("application/openmetrics-text;q=0.9, text/plain;q=0.5", OPENMETRICS_OLD),
+        ("text/plain;q=0, */*", OPENMETRICS_OLD),
+        ("*/*;q=0.1, application/openmetrics-text;q=0.2", OPENMETRICS_OLD),
+        ("application/*, text/*;q=0.5", OPENMETRICS_OLD),
+        ("text/plain;version=0.0.4;q=0, text/plain", TEXT_1.partition("; escaping")[0]),
+        ("text/plain, application/openmetrics-text", TEXT),
+        ("application/openmetrics-text, text/plain", OPENMETRICS_OLD),
+        ("Application/OpenMetrics-Text; Version=1.0.0; Q=1, text/plain; q=0.5", OPENMETRICS_1),
+        ("application/openmetrics-text;q=2, text/plain;q=0.5", OPENMETRICS_OLD),
+        # What is no weight, or no version of ours, is neither taken nor said again.
+        ("application/openmetrics-text;q=nan, text/plain;q=0.1", TEXT),
+        ("application/openmetrics-text;q=-1, text/plain;q=0.1", TEXT),
+        ("application/openmetrics-text; version=banana", TEXT),
+        ("application/openmetrics-text; version=1.0.1", TEXT),
+        ("application/openmetrics-text; version=2.0.0, text/plain;q=0.1", TEXT),
+        ("text/plain; version=9.9.9", TEXT),
+        ("application/openmetrics-text; version=1.0.0; escaping=spells", OPENMETRICS_1),
+        # Nothing of what there is: the format that everyone reads.
+        ("image/png", TEXT),
+        ("*/*;q=0", TEXT),
+        ("", TEXT),
+        (";;;,,,", TEXT),
+    ],
+)
+def test_the_format_is_what_the_client_wants_most(accept: str, expected: str) -> None:
+    assert negotiated(accept)[1] == expected
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=80))
+def test_no_accept_header_gets_anything_but_a_format_of_ours(accept: str) -> None:
+    assert negotiated(accept)[1].partition("; escaping=")[0] in {TEXT, *(t.partition("; escaping=")[0] for t in (TEXT_1, OPENMETRICS_1))}
 
 
 @pytest.mark.parametrize(
@@ -273,6 +326,10 @@ def test_a_content_type_that_makes_no_sense_gets_the_text_format() -> None:
         ("gzip;q=0, *", False),
         ("identity", False),
         ("gzip;q=much", False),
+        ("gzip;q=nan", False),
+        ("gzip;q=0.2, identity;q=0.8", False),
+        ("gzip;q=0.8, identity;q=0.2", True),
+        ("gzip;q=0.5, *;q=0", True),
     ],
 )
 def test_gzip_only_for_those_who_take_it(header: str, expected: bool) -> None:

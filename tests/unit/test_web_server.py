@@ -256,7 +256,9 @@ def test_addresses_of_daemons(text: str, expected: tuple[str, int] | None) -> No
 # Where it listens
 
 
-@pytest.mark.parametrize("listen", ["", "9970", "localhost", "localhost:", "localhost:http", "localhost:65536", "::1:9970", "127.0.0.1:-1"])
+@pytest.mark.parametrize(
+    "listen", ["", "9970", "localhost", "localhost:", "localhost:http", "localhost:65536", "::1:9970", "127.0.0.1:-1", "127.0.0.1:000000"]
+)
 def test_a_bad_address_is_one_line(listen: str) -> None:
     with pytest.raises(UsageError, match="cannot listen on") as caught:
         serve(small_snapshot, listen)
@@ -277,13 +279,14 @@ def test_a_port_in_use_is_said_with_what_to_do() -> None:
         serve(small_snapshot, f"127.0.0.1:{server.port}")
 
 
-def test_all_addresses_and_both_families() -> None:
+@pytest.mark.parametrize("listen", [":0", "[::]:0"])
+def test_all_addresses_and_both_families(listen: str) -> None:
     with contextlib.closing(socket.socket(socket.AF_INET6)) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 here")
-    server = serve(small_snapshot, ":0")
+    server = serve(small_snapshot, listen)
     try:
         for host in ("127.0.0.1", "::1"):
             connection = http.client.HTTPConnection(host, server.port, timeout=PATIENCE_S)
@@ -291,6 +294,18 @@ def test_all_addresses_and_both_families() -> None:
             assert connection.getresponse().read() == b"ok\n"
             connection.close()
         assert server.url.startswith("http://[::1]:")
+    finally:
+        server.stop()
+
+
+def test_one_address_of_ipv6_is_that_address_alone() -> None:
+    try:
+        server = serve(small_snapshot, "[::1]:0")
+    except UsageError:
+        pytest.skip("no IPv6 here")
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
     finally:
         server.stop()
 
@@ -324,8 +339,17 @@ def test_stop_frees_the_port_and_ends_all_threads_and_descriptors() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000, b"413"),
         (b"hello\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 4_000 + b"\r\n", b"431"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", b"505"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n", b"417"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", b"413"),
     ],
-    ids=["request line", "header", "TLS", "no host", "length", "chunk", "body", "words"],
+    ids=[
+        *("request line", "header", "TLS", "no host", "length", "chunk", "body", "words"),
+        *("header at once", "headers at once", "HTTP/2", "HTTP/2 preface", "expectation", "expected body"),
+    ],
 )
 def test_what_is_not_a_request_is_told_why_and_counted(data: bytes, status: bytes) -> None:
     with running() as server:
@@ -333,6 +357,84 @@ def test_what_is_not_a_request_is_told_why_and_counted(data: bytes, status: byte
         assert answer.startswith(b"HTTP/1.1 " + status), answer[:100]
         assert server.statistics.dropped["malformed"] == 1
         assert get(server, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        b"transfer-encoding: CHUNKED\r\ncontent-length: 0\r\n",
+        b"Content-Length: 4\r\nContent-Length: 5\r\n",
+        b"Content-Length: 4, 5\r\n",
+        b"Content-Length: +4\r\n",
+        b"Content-Length: 0x4\r\n",
+        b"Content-Length : 4\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding:\r\n chunked\r\n",
+        b"X: a\r\n\tContent-Length: 4\r\n",
+        b"X: a\nContent-Length: 4\r\n",
+        b"X: a\rContent-Length: 4\r\n",
+        b"X: a\0b\r\n",
+    ],
+)
+def test_a_request_whose_end_can_be_read_in_two_ways_is_refused_and_nothing_after_it_is_read(head: bytes) -> None:
+    with running() as server:
+        data = b"POST /healthz HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = raw(server, data)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) in ([b"400"], [b"501"]), answer
+        assert b"\r\nConnection: close\r\n" in answer
+        assert server.statistics.dropped["malformed"] == 1
+
+
+def test_lines_that_end_with_a_line_feed_alone_are_refused_also_in_pieces() -> None:
+    with running() as server, socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"GET /healthz HTTP/1.1\nHost: x":
+            with contextlib.suppress(ConnectionError):
+                client.sendall(bytes([byte]))
+        assert read_all(client).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_transfer_encoding_that_http_1_0_does_not_have_is_refused() -> None:
+    with running() as server:
+        assert raw(server, b"GET /healthz HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_after_a_body_in_chunks_no_further_request_is_read() -> None:
+    with running() as server:
+        chunks = b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        answer = raw(server, chunks + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"]
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 3\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"], ids=["length", "chunks"])
+def test_a_client_that_asks_whether_to_send_its_body_is_told_to_go_on(body: bytes) -> None:
+    with running() as server, socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nConnection: close\r\n" + body)
+        assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"abc" if b"Length" in body else b"3\r\nabc\r\n0\r\n\r\n")
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"ok\n")
+
+
+def test_a_client_that_asks_but_has_no_body_gets_its_answer() -> None:
+    with running() as server:
+        answer = raw(server, b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_format_that_a_client_refuses_is_not_sent() -> None:
+    with running() as server:
+        accept = "text/plain;version=0.0.4;q=1, application/openmetrics-text;version=1.0.0;q=0"
+        assert get(server, Accept=accept)[1]["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        for accept in ("application/openmetrics-text;version=7.5.3", "text/plain;version=7.5.3"):
+            assert "7.5.3" not in get(server, Accept=accept)[1]["Content-Type"]
 
 
 def test_odd_bytes_in_headers_do_no_harm() -> None:

@@ -17,19 +17,18 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from uaptrace.errors import UsageError
+from uaptrace.exporter.framing import has_chunks, problem_of_head, problem_of_headers
+from uaptrace.exporter.messages import Request, Response, read_request
 from uaptrace.exporter.rendering import HttpStatistics
 from uaptrace.exporter.web_config import WebConfig
 
@@ -60,64 +59,7 @@ class Limits:
     """Nothing here needs a body; a small one is read and ignored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request. ``headers`` by name in lower case; of a repeated one, all values with commas between."""
-
-    method: str
-    path: str
-    query: Mapping[str, Sequence[str]]
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    status: HTTPStatus
-    body: bytes
-    headers: Sequence[tuple[str, str]] = field(default_factory=tuple)
-
-    @classmethod
-    def text(cls, status: HTTPStatus, text: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
-        """An answer of one line for people."""
-        return cls(status, (text + "\n").encode(), [("Content-Type", "text/plain; charset=utf-8"), *headers])
-
-
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-def bind(listen: str) -> socket.socket:
-    """A listening socket for ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT`` (all addresses). Raises UsageError."""
-    host, colon, port_text = listen.rpartition(":")
-    if not colon or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
-        raise UsageError(f"cannot listen on {listen!r}: give HOST:PORT, such as 127.0.0.1:9970")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise UsageError(f"cannot listen on {listen!r}: put an IPv6 address in brackets, such as [::1]:9970")
-    host = host.strip("[]")
-    try:
-        candidates = socket.getaddrinfo(host or None, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"cannot listen on {listen}: {host!r}: {getattr(error, 'strerror', error)}") from None
-    if not host:
-        # All addresses: one IPv6 socket takes both families, where the kernel has IPv6.
-        candidates.sort(key=lambda found: found[0] != socket.AF_INET6)
-    failure: OSError | None = None
-    for family, _, _, _, address in candidates:
-        both = not host and family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-        try:
-            listener = socket.create_server(address, family=family, backlog=256, dualstack_ipv6=both)
-        except OSError as error:
-            failure = failure or error
-            continue
-        listener.setblocking(False)
-        return listener
-    assert failure is not None
-    hint = "; another program has the port, choose one with --listen" if failure.errno == errno.EADDRINUSE else ""
-    raise UsageError(f"cannot listen on {listen}: {_why(failure)}{hint}")
-
-
-def _why(error: OSError) -> str:
-    """The kernel's words without what Python adds to them."""
-    return os.strerror(error.errno) if error.errno else str(error)
 
 
 class HttpServer:
@@ -357,14 +299,21 @@ class _Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         while not self._at_work and not self._lingering and not self._has_ended:
+            if self._http.their_state is h11.IDLE and (problem := problem_of_head(self._http.trailing_data[0], self._limits.request_bytes)):
+                self._refuse(*problem)
+                return
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
                 self._refuse(HTTPStatus(error.error_status_hint), str(error))
                 return
             if event is h11.NEED_DATA or event is h11.PAUSED:
+                self._ask_for_body()
                 return
             if isinstance(event, h11.Request):
+                if problem := problem_of_headers(event, self._limits.body_bytes):
+                    self._refuse(*problem)
+                    return
                 self._request = event
                 self._body_bytes = 0
             elif isinstance(event, h11.Data):
@@ -378,6 +327,12 @@ class _Connection(asyncio.Protocol):
                 self._close()
                 return
 
+    def _ask_for_body(self) -> None:
+        """A client that wants to know first whether its body is wanted is told to go on; it is read and ignored."""
+        if self._transport is not None and self._http.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[], reason=HTTPStatus.CONTINUE.phrase.encode())
+            self._transport.write(self._http.send(go_on) or b"")
+
     def _work(self) -> None:
         assert self._transport is not None
         assert self._request is not None
@@ -386,7 +341,7 @@ class _Connection(asyncio.Protocol):
         # Nothing more is read until the answer is gone, so that a client cannot make requests pile up here.
         self._transport.pause_reading()
         self._set_deadline(self._limits.answer_s)
-        self.task = self._loop.create_task(self._answer(_request(self._request)))
+        self.task = self._loop.create_task(self._answer(read_request(self._request)))
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -424,6 +379,7 @@ class _Connection(asyncio.Protocol):
             ("Content-Length", str(len(response.body))),
             ("Cache-Control", "no-store"),
             *self._server.config().headers.items(),
+            *((("Connection", "close"),) if self._request is not None and has_chunks(self._request) else ()),
         ]
         events: list[h11.Event] = [h11.Response(status_code=response.status, headers=headers, reason=response.status.phrase.encode())]
         if response.body and not head_only:
@@ -437,6 +393,7 @@ class _Connection(asyncio.Protocol):
             return
         self._server.statistics.dropped["malformed"] += 1
         self._lingering = True
+        self._request = None
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._send(Response.text(status, why, [("Connection", "close")]))
         assert self._transport is not None
@@ -448,21 +405,6 @@ class _Connection(asyncio.Protocol):
         # What is still in the buffer is sent, within the answer's deadline.
         if self._transport is not None:
             self._transport.close()
-
-
-def _request(event: h11.Request) -> Request:
-    headers: dict[str, str] = {}
-    for name_bytes, value in event.headers:
-        name = name_bytes.decode("ascii")
-        text = value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {text}" if name in headers else text
-    try:
-        target = urlsplit(event.target.decode("ascii"))
-        query = parse_qs(target.query, keep_blank_values=True, max_num_fields=16)
-    except ValueError:
-        # Such a path is nothing that is here.
-        return Request(event.method.decode("ascii"), "", {}, headers)
-    return Request(event.method.decode("ascii"), target.path, query, headers)
 
 
 def _subject_names(certificate: dict[str, Any] | None) -> frozenset[str]:

@@ -15,9 +15,12 @@ from typing import Final, TypeVar
 
 import uaptrace
 from uaptrace.exporter import auth
-from uaptrace.exporter.http import HttpServer, Limits, Request, Response, bind
+from uaptrace.exporter.http import HttpServer, Limits
+from uaptrace.exporter.listening import bind
+from uaptrace.exporter.messages import Request, Response
 from uaptrace.exporter.metrics import readiness
-from uaptrace.exporter.rendering import HttpStatistics, Renderer, compressed
+from uaptrace.exporter.negotiation import compressed
+from uaptrace.exporter.rendering import HttpStatistics, Renderer
 from uaptrace.exporter.web_config import ConfigWatch, WebConfig
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.snapshot_json import encode_snapshot

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from uaptrace.errors import UsageError
+from uaptrace.exporter.yaml_text import NotYamlError, Scalar, parse_yaml
 
 T = TypeVar("T")
 
@@ -87,14 +88,12 @@ class WebConfig:
 
 def load_web_config(path: str | os.PathLike[str]) -> WebConfig:
     """Read and check a web configuration file. Raises UsageError with the file, the key and what is wrong with it."""
-    import yaml
-
     file = Path(path)
     text = _read(file, str(file), "web configuration")
     try:
-        document = yaml.load(text, _strict_loader())
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{file}: {_yaml_problem(error)}") from None
+        document = parse_yaml(text)
+    except NotYamlError as error:
+        raise UsageError(f"{file}: {error}") from None
     return _Reader(file).config({} if document is None else document)
 
 
@@ -280,6 +279,8 @@ class _Reader:
         for name, value in headers.items():
             if name not in _HEADERS:
                 raise self._error(f"{where}.headers", f"unknown header {name!r}; one of {', '.join(_HEADERS)}")
+            if value is None:
+                continue
             if not isinstance(value, str) or not value.isascii() or not value.isprintable():
                 raise self._error(f"{where}.headers.{name}", "must be a line of text")
             if value and _HEADERS[name] and value.lower() not in _HEADERS[name]:
@@ -291,7 +292,7 @@ class _Reader:
     def _users(self, table: dict[str, Any]) -> Mapping[str, str]:
         for name, value in table.items():
             if not name or ":" in name:
-                raise self._error("basic_auth_users", f"{name!r} cannot be a user name: it is empty or has a colon")
+                raise self._error("basic_auth_users", f"{str(name)!r} cannot be a user name: it is empty or has a colon")
             if not isinstance(value, str) or not _BCRYPT.fullmatch(value):
                 # The value is not repeated: it may be a password by mistake.
                 raise self._error(f"basic_auth_users.{name}", "not a bcrypt hash; make one with: htpasswd -nBC 10 NAME")
@@ -338,6 +339,8 @@ class _Reader:
         value = table.pop(name, None)
         if value is None:
             return default
+        if kind is not str and isinstance(value, Scalar):
+            value = value.value
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             names = {str: "text", bool: "true or false", int: "a whole number"}
             raise self._error(f"{where}.{name}", f"must be {names[kind]}")
@@ -383,23 +386,6 @@ def _no_pass_phrase() -> str:
     raise ValueError("the key has a pass phrase; give one without")
 
 
-def _strict_loader() -> type[Any]:
-    """A safe YAML loader that refuses a key that is given twice, as the toolkit does."""
-    import yaml
-
-    class StrictLoader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key_node, _ in node.value:
-                if isinstance(key_node, yaml.ScalarNode):
-                    if key_node.value in seen:
-                        raise yaml.MarkedYAMLError(None, None, f"key {key_node.value!r} is given twice", key_node.start_mark)
-                    seen.add(key_node.value)
-            return dict(super().construct_mapping(node, deep=deep))
-
-    return StrictLoader
-
-
 def _read(file: Path, subject: str, what: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -420,15 +406,6 @@ def _identities(files: tuple[Path, ...]) -> tuple[tuple[int, int, int] | None, .
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     return tuple(identity(file) for file in files)
-
-
-def _yaml_problem(error: Exception) -> str:
-    """Where and what, without the text of the line: it may be a secret."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    if mark is None or not problem:
-        return "not YAML: " + _one_line(error)
-    return f"line {mark.line + 1}: {problem}"
 
 
 def _one_line(error: BaseException) -> str:
