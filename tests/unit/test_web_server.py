@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from uaptrace.model.snapshot_json import decode_snapshot
 from uaptrace.sources.remote import RemoteError, RemoteFeed, parse_address
 
 LOCAL = "127.0.0.1:0"
+RECORDING = Path(__file__).parents[1] / "data/patched-6.1.uaptrace"
 PATIENCE_S = 60.0
 """Only bounds how long a failing test takes."""
 
@@ -834,6 +835,84 @@ def test_guessing_passwords_does_not_slow_those_who_know_theirs() -> None:
         # One core is busy with bcrypt, on purpose; a scrape that had to wait for it would take as long as a check.
         check_s = scrape_times_s(lambda: bcrypt.checkpw(b"x", users["prometheus"].encode()), 1)
         assert crowded_s < max(RATIO * usual_s, check_s)
+
+
+@contextlib.contextmanager
+def guesses(server: Server, users: Sequence[str], number: int = 60) -> Iterator[None]:
+    """So many connections, each with a wrong password for one of the users in turn, none of which is answered by this one's begin."""
+    with contextlib.ExitStack() as stack:
+        for i in range(number):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE_S))
+            guess = basic(users[i % len(users)], f"guess {i}")
+            client.sendall(f"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: {guess}\r\n\r\n".encode())
+        yield
+
+
+def hashed(password: str, cost: int) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+SLOW = hashed("slow", 4).replace("$04$", "$16$")
+"""Nobody's password, and one that takes seconds to find that out."""
+
+
+@pytest.mark.parametrize("guessed", [["slow"], ["nobody", "no one", "slow"]], ids=["a user's", "of unknown names too"])
+def test_guesses_at_an_expensive_password_delay_nobody_else(guessed: list[str]) -> None:
+    with running(web_config=WebConfig(users={"slow": SLOW, "quick": hashed("right", 10)})) as server, guesses(server, guessed):
+        begin = time.perf_counter()
+        assert get(server, Authorization=basic("quick", "right"))[0] == 200
+        assert time.perf_counter() - begin < 1.0
+        assert server.statistics.dropped["unauthorized"] == 0, "the guesses are still being looked at"
+
+
+def test_guesses_that_take_all_places_keep_nobody_out() -> None:
+    config = WebConfig(users={"slow": SLOW, "quick": hashed("right", 4)})
+    with running(web_config=config, limits=Limits(connections=16)) as server, guesses(server, ["slow", "nobody"]):
+        assert get(server, Authorization=basic("quick", "right"))[0] == 200
+        assert server.statistics.dropped["limit"] > 0
+
+
+def test_guesses_at_one_name_delay_that_name_alone() -> None:
+    """Also where all hashes cost the same."""
+    config = WebConfig(users={name: hashed(name, 10) for name in ("guessed", "other")})
+    with running(web_config=config) as server, guesses(server, ["guessed", "nobody"]):
+        assert get(server, Authorization=basic("other", "other"))[0] == 200
+        assert server.statistics.dropped["unauthorized"] < 10, "it waited for two turns, not for all"
+
+
+def test_who_knows_the_password_is_never_told_to_come_later() -> None:
+    """Also where all others guess at the same name."""
+    config = WebConfig(users={"guessed": hashed("right", 6)})
+    with running(web_config=config) as server, guesses(server, ["guessed"], 100), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        right = [pool.submit(get, server, Authorization=basic("guessed", "right")) for _ in range(8)]
+        assert [answer.result(PATIENCE_S)[0] for answer in right] == [200] * 8
+
+
+def test_time_does_not_tell_which_names_exist() -> None:
+    config = WebConfig(users={"cheap": hashed("a", 4), "usual": hashed("b", 9), "dear": hashed("c", 11)})
+    with running(web_config=config) as server:
+        numbers = iter(range(1000))
+        times_s = {
+            name: scrape_times_s(lambda name=name: get(server, Authorization=basic(name, f"guess {next(numbers)}")), 7)  # type: ignore[misc]
+            for name in ("cheap", "usual", "dear", "nobody")
+        }
+    assert max(times_s.values()) < 2 * min(times_s.values()), times_s
+
+
+def test_the_end_does_not_wait_for_a_password(tmp_path: Path) -> None:
+    config = tmp_path / "web.yml"
+    config.write_text(f"basic_auth_users: {{slow: '{SLOW.replace('$16$', '$20$')}'}}")
+    command = [sys.executable, "-m", "uaptrace", "serve", "--listen", LOCAL, "--web.config.file", str(config), "--replay", str(RECORDING)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rpartition(":")[2])
+        threads = Path(f"/proc/{process.pid}/task")
+        before = len(list(threads.iterdir()))
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+            client.sendall(f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('slow', 'guess')}\r\n\r\n".encode())
+            wait_until(lambda: len(list(threads.iterdir())) > before)
+            process.terminate()
+            assert process.wait(20) == 0, "the comparison takes a minute"
 
 
 def test_a_changed_password_takes_effect_at_once(pki: Pki) -> None:

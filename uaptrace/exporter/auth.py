@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passwords and the rate limit of a web configuration."""
+"""Passwords, one at a time, and the rate limit of a web configuration."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from typing import Final
 _CACHE_SIZE: Final = 128
 _MAX_PASSWORD_BYTES: Final = 72
 """bcrypt looks at no more; the implementations that users make hashes with cut there too."""
-_NOBODYS_HASH: Final = "$2b$10$abcdefghijklmnopqrstuuBFh8Gu6CIV9Qn.1GJMtDbW6qUTtEOqq"
-"""Checked when the user is unknown, so that the time taken does not tell which users exist."""
+_NOBODYS_HASH: Final = "$2b${cost:02}$abcdefghijklmnopqrstuuBFh8Gu6CIV9Qn.1GJMtDbW6qUTtEOqq"
 
 
 class PasswordCache:
@@ -31,7 +30,7 @@ class PasswordCache:
         self._answers: dict[bool, OrderedDict[bytes, None]] = {True: OrderedDict(), False: OrderedDict()}
 
     def lookup(self, user: str, password: bytes, users: Mapping[str, str]) -> bool | None:
-        """What check() answered for the same credentials and the same hash before; None: not known."""
+        """What was found for the same credentials and the same hash before; None: not known."""
         entry = self._entry(user, password, users)
         for answer, entries in self._answers.items():
             if entry in entries:
@@ -40,7 +39,7 @@ class PasswordCache:
         return None
 
     def remember(self, user: str, password: bytes, users: Mapping[str, str], answer: bool) -> None:
-        """Keep an answer of check()."""
+        """Keep what was found."""
         entries = self._answers[answer]
         entries[self._entry(user, password, users)] = None
         while len(entries) > _CACHE_SIZE:
@@ -51,13 +50,24 @@ class PasswordCache:
         return hmac.digest(self._key, b"".join(len(part).to_bytes(8, "little") + part for part in parts), hashlib.sha256().name)
 
 
-def check(user: str, password: bytes, users: Mapping[str, str]) -> bool:
-    """Whether the password is the user's. Takes long: not to be called where others wait. Holds no interpreter lock."""
+def cost_of(stored: str) -> int:
+    """The cost in a bcrypt hash: a comparison does 2^cost rounds."""
+    return int(stored.split("$")[2])
+
+
+def matches(password: bytes, stored: str) -> bool:
+    """Whether the password is the one of the hash. Takes long: not to be called where others wait. Holds no interpreter lock."""
     import bcrypt
 
-    stored = users.get(user)
-    same = bcrypt.checkpw(password[:_MAX_PASSWORD_BYTES], (stored or _NOBODYS_HASH).encode())
-    return same and stored is not None
+    return bcrypt.checkpw(password[:_MAX_PASSWORD_BYTES], stored.encode())
+
+
+def compare_in_vain(done_cost: int | None, cost: int) -> bool:
+    """Take the time that a comparison of ``cost`` takes, less that of ``done_cost``, which the caller had already. False."""
+    # 2^cost - 2^done = 2^done + 2^(done+1) + ... + 2^(cost-1)
+    for part in [cost] if done_cost is None else range(done_cost, cost):
+        matches(b"", _NOBODYS_HASH.format(cost=part))
+    return False
 
 
 def credentials(authorization: str) -> tuple[str, bytes] | None:

@@ -60,6 +60,8 @@ class Limits:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+Guard = Callable[[Request], Awaitable[Response | None]]
+"""The answer to those who may not ask, or None."""
 
 
 class HttpServer:
@@ -68,20 +70,24 @@ class HttpServer:
     def __init__(
         self,
         listener: socket.socket,
+        guard: Guard,
         handler: Handler,
         config: Callable[[], WebConfig],
         statistics: HttpStatistics,
         limits: Limits,
     ) -> None:
+        self.guard = guard
         self.handler = handler
         self.config = config
         self.statistics = statistics
         self.limits = limits
         self._listener = listener
         self._connections: set[_Connection] = set()
-        # Both in the order in which they are given up: those that never asked for anything, and those kept for another request.
+        # Each in the order in which they are given up: those that never asked for anything, those kept for another request, and those
+        # whose password is being looked at.
         self._silent: dict[_Connection, None] = {}
         self._kept: dict[_Connection, None] = {}
+        self._unproven: dict[_Connection, None] = {}
         self._room: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -150,24 +156,30 @@ class HttpServer:
 
     def _evict(self) -> bool:
         """Give up the connection that has been silent for longest. False where all are at work or have just come."""
+        reason: str | None = "limit"
         victim = next(iter(self._silent), None)
-        if victim is not None:
-            if victim.age_s() < self.limits.grace_s:
-                return False
-            victim.drop("limit")
-        else:
-            victim = next(iter(self._kept), None)
-            if victim is None:
-                return False
+        has_silent = victim is not None
+        if victim is not None and victim.age_s() < self.limits.grace_s:
+            victim = None
+        if not has_silent and self._kept:
             # It has had its answer and can connect again: nobody was turned away.
-            victim.drop(None)
+            victim, reason = next(iter(self._kept)), None
+        victim = victim or next(iter(self._unproven), None)
+        if victim is None:
+            return False
+        victim.drop(reason)
         self.forget(victim)
         return True
 
+    def unproven(self, connection: _Connection) -> None:
+        """The connection has a complete request, of which it is not known yet whether it may be asked."""
+        self.at_work(connection)
+        self._unproven[connection] = None
+
     def at_work(self, connection: _Connection) -> None:
-        """The connection has a complete request: it is not given up before it is answered."""
-        self._silent.pop(connection, None)
-        self._kept.pop(connection, None)
+        """The connection has a request that may be asked: it is not given up before it is answered."""
+        for given_up in (self._silent, self._kept, self._unproven):
+            given_up.pop(connection, None)
 
     def keep(self, connection: _Connection) -> None:
         """The connection has been answered and may ask again."""
@@ -337,7 +349,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         assert self._request is not None
         self._at_work = True
-        self._server.at_work(self)
+        self._server.unproven(self)
         # Nothing more is read until the answer is gone, so that a client cannot make requests pile up here.
         self._transport.pause_reading()
         self._set_deadline(self._limits.answer_s)
@@ -345,7 +357,10 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         try:
-            response = await self._server.handler(request)
+            response = await self._server.guard(request)
+            self._server.at_work(self)
+            if response is None:
+                response = await self._server.handler(request)
         except Exception as error:
             _log.error("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
             response = Response.text(HTTPStatus.INTERNAL_SERVER_ERROR, f"error in uaptrace: {type(error).__name__}")

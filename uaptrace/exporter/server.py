@@ -20,6 +20,7 @@ from uaptrace.exporter.listening import bind
 from uaptrace.exporter.messages import Request, Response
 from uaptrace.exporter.metrics import readiness
 from uaptrace.exporter.negotiation import compressed
+from uaptrace.exporter.password_checks import PasswordChecks
 from uaptrace.exporter.rendering import HttpStatistics, Renderer
 from uaptrace.exporter.web_config import ConfigWatch, WebConfig
 from uaptrace.model.snapshot import Snapshot
@@ -32,7 +33,6 @@ Feed = Callable[[], Snapshot | None]
 """Gives the newest state, or None where there is none yet. Called in a thread of the endpoint, one call at a time."""
 
 _log: Final = logging.getLogger(__name__)
-_MAX_PENDING_CHECKS: Final = 32
 _PATHS: Final = {
     "/metrics": "all figures for Prometheus (docs/metrics.md)",
     "/healthz": "200 while this process answers",
@@ -87,17 +87,15 @@ class Server:
         self._has_tls = self._config().tls is not None
         self.statistics = HttpStatistics()
         self._renderer = Renderer(self.statistics)
-        self._passwords = auth.PasswordCache()
-        self._pending_checks = 0
+        self._passwords = PasswordChecks()
         self._bucket: tuple[WebConfig, auth.TokenBucket] | None = None
-        # One thread for the state, and one for passwords, which are slow on purpose: neither waits for the other, nor for a client.
+        # The state has a thread of its own, as passwords have: neither waits for the other, nor for a client.
         self._state_thread = ThreadPoolExecutor(1, "uaptrace-scrape")
-        self._password_thread = ThreadPoolExecutor(1, "uaptrace-password")
         listener = bind(listen)
         self.address: str
         self.port: int
         self.address, self.port = listener.getsockname()[:2]
-        self._http = HttpServer(listener, self._handle, self._config, self.statistics, limits)
+        self._http = HttpServer(listener, self._refusal, self._handle, self._config, self.statistics, limits)
         self._http.start()
 
     @property
@@ -112,7 +110,7 @@ class Server:
         """Close the socket and all connections. May be called again."""
         self._http.stop()
         self._state_thread.shutdown(wait=False, cancel_futures=True)
-        self._password_thread.shutdown(wait=False, cancel_futures=True)
+        self._passwords.stop()
 
     def __enter__(self) -> Server:
         return self
@@ -120,11 +118,11 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    async def _handle(self, request: Request) -> Response:
+    async def _refusal(self, request: Request) -> Response | None:
         config = self._config()
-        refusal = self._too_fast(config) or await self._unauthorized(request, config)
-        if refusal is not None:
-            return refusal
+        return self._too_fast(config) or await self._unauthorized(request, config)
+
+    async def _handle(self, request: Request) -> Response:
         routes = {
             "/": self._landing,
             "/metrics": self._metrics,
@@ -160,17 +158,7 @@ class Server:
         given = auth.credentials(request.headers.get("authorization", ""))
         if given is None:
             return _unauthorized("user name and password needed")
-        answer = self._passwords.lookup(*given, config.users)
-        if answer is None:
-            if self._pending_checks >= _MAX_PENDING_CHECKS:
-                return Response.text(HTTPStatus.TOO_MANY_REQUESTS, "too many passwords to check", [("Retry-After", "5")])
-            self._pending_checks += 1
-            try:
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(self._password_thread, auth.check, *given, config.users)
-            finally:
-                self._pending_checks -= 1
-            self._passwords.remember(*given, config.users, answer)
+        answer = await self._passwords.check(*given, config.users)
         return None if answer else _unauthorized("wrong user name or password")
 
     async def _in_state_thread(self, function: Callable[[], T]) -> T:
