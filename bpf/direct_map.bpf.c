@@ -88,7 +88,8 @@ static __always_inline u64 cpa_word(u64 cpa, u32 offset)
 	return read_u64(cpa + offset);
 }
 
-static __always_inline u64 cpa_address(u64 cpa, u64 index)
+/* The address as the caller gave it. */
+static __always_inline u64 cpa_given_address(u64 cpa, u64 index)
 {
 	u32 flags = (u32)cpa_word(cpa, UAP_CPA_FLAGS);
 	u64 vaddr;
@@ -99,6 +100,20 @@ static __always_inline u64 cpa_address(u64 cpa, u64 index)
 	if (flags & UAP_CPA_FLAG_ARRAY)
 		return read_u64(vaddr + index * 8);
 	return read_u64(vaddr) + (index << 12);
+}
+
+/*
+ * What the kernel's fix_addr() does: bit 63 is as bit 62. set_mce_nospec() flips it, so that no CPU reaches a page with a
+ * memory error by speculation while its mapping is being removed; the walk of the tables does not look at that bit.
+ */
+static __always_inline u64 canonical(u64 address)
+{
+	return (u64)((s64)(address << 1) >> 1);
+}
+
+static __always_inline u64 cpa_address(u64 cpa, u64 index)
+{
+	return canonical(cpa_given_address(cpa, index));
 }
 
 static __always_inline int cpa_enter(u64 cpa)
@@ -212,18 +227,21 @@ static __always_inline int split_seen(void *ctx)
 {
 	struct uap_context *c = find_context();
 	struct uap_record *r;
-	u64 cpa, address, pfn;
+	u64 cpa, given, address, pfn;
 	u32 level, flags = 0, split, nr, stack;
 
 	if (!c || !c->cpa_depth)
 		return 0;
 	cpa = c->cpa[bounded(c->cpa_depth - 1, 3)];
-	address = cpa_address(cpa, cpa_word(cpa, UAP_CPA_CURPAGE));
+	given = cpa_given_address(cpa, cpa_word(cpa, UAP_CPA_CURPAGE));
+	address = canonical(given);
 	level = mapping_of(address);
 	split = (level & UAP_LEVEL_MASK) == UAP_2M ? UAP_1G : UAP_2M;
 	nr = split == UAP_1G ? 1U << 18 : 512;
 	if (in_direct_map(address)) {
 		pfn = (address - UAP_PAGE_OFFSET) >> 12;
+		if (given != address)
+			flags = UAP_F_UNCOUNTED;	/* the kernel counts splits at valid addresses only */
 	} else if (address >= UAP_KERNEL_IMAGE && address < UAP_KERNEL_IMAGE + (1ULL << 30)) {
 		pfn = (address - UAP_KERNEL_IMAGE + UAP_PHYS_BASE) >> 12;
 		flags = UAP_F_KERNEL_IMAGE;
@@ -231,7 +249,7 @@ static __always_inline int split_seen(void *ctx)
 		pfn = 0;
 		flags = UAP_F_OTHER_MAPPING;
 	}
-	add(flags == UAP_F_OTHER_MAPPING ? UAP_C_SPLIT_OTHER : split == UAP_1G ? UAP_C_SPLIT_1G : UAP_C_SPLIT_2M, 1);
+	add(flags & (UAP_F_OTHER_MAPPING | UAP_F_UNCOUNTED) ? UAP_C_SPLIT_OTHER : split == UAP_1G ? UAP_C_SPLIT_1G : UAP_C_SPLIT_2M, 1);
 	stack = send_stack(ctx, 0);
 	r = begin_record(UAP_SPLIT);
 	if (!r)

@@ -113,7 +113,7 @@ enum uap_counter {
 	UAP_C_CPA_FAILED = 15,
 	UAP_C_SPLIT_2M = 16,		/* those that vmstat counts */
 	UAP_C_SPLIT_1G = 17,
-	UAP_C_SPLIT_OTHER = 18,		/* outside the direct map and the kernel image */
+	UAP_C_SPLIT_OTHER = 18,		/* those that vmstat does not count: other mappings, memory failure */
 	UAP_C_SHRINK_SCAN = 19,
 	UAP_C_SHRINK_COUNT = 20,
 	UAP_C_SHRINK_ASKED_PAGES = 21,

@@ -115,18 +115,19 @@ static __always_inline void region_state(u64 pfn, u32 nr, u32 slot, struct uap_b
 	if (size >= sizeof(s->e)) {
 		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)table))
 			return;
-		nr = 512;
 	} else {
+		/* Nothing can be read from 0: the kernel then fills the whole of it with zeros, which are not present. */
+		bpf_probe_read_kernel(s->e, sizeof(s->e), 0);
 		if (bpf_probe_read_kernel(s->e, bounded(size, sizeof(s->e) - 1), (void *)(table + (pfn & 511) * 8)))
 			return;
 	}
 	/*
-	 * A fixed number of steps without a branch: the verifier follows one path through it, not two for each step. It
-	 * compares each turn of a loop with all turns before, so sixteen steps a turn are much less to compare.
+	 * A fixed number of steps without a branch, and without nr: the verifier follows one path through it, whatever a compiler
+	 * knows of nr. It compares each turn of a loop with all turns before, so sixteen steps a turn are much less to compare.
 	 */
 #pragma clang loop unroll_count(16)
 	for (i = 0; i < 512; i++)
-		present += (u32)s->e[i] & (u32)UAP_PRESENT & ((i - nr) >> 31);
+		present += (u32)s->e[i] & (u32)UAP_PRESENT;
 	state->nr_present = present;
 	state->mapping = UAP_4K | (!present ? UAP_ABSENT : present < nr ? UAP_MIXED : 0);
 }

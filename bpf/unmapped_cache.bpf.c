@@ -319,19 +319,22 @@ static __always_inline int cache_free_exit(void)
 ENTER(CACHE_FREE, cache_free_enter(ARG(0), (u32)ARG(1)))
 EXIT(CACHE_FREE, 2, cache_free_exit())
 
-/* Bytes of up to four pages of the block that are not zero, in words of eight; -1 where they cannot be read. */
+/*
+ * Bytes of up to four pages of the block that are not zero, in words of eight; -1 where they cannot be read. Always four turns, which
+ * read a page again where the block has fewer: a compiler makes of "the smaller of nr and 4" as many paths as there are results.
+ */
 static __always_inline int bytes_not_zero(u64 pfn, u32 order, u32 slot)
 {
 	struct uap_scratch *s = scratch.lookup(&slot);
-	u32 nr = 1U << (order & 15), step = nr > 4 ? nr / 4 : 1, i, j, found = 0;
+	u32 nr = 1U << (order & 15), i, j, found = 0;
 
 	if (!s)
 		return -1;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < 4; i++) {
-		if (i >= nr)
-			break;
-		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)direct_address(pfn + i * step)))
+		u32 here = 0, counts = (i - nr) >> 31;
+
+		if (bpf_probe_read_kernel(s->e, sizeof(s->e), (void *)direct_address(pfn + ((i * nr / 4 | i) & (nr - 1)))))
 			return -1;
 #pragma clang loop unroll_count(16)
 		for (j = 0; j < 512; j++) {
@@ -339,16 +342,18 @@ static __always_inline int bytes_not_zero(u64 pfn, u32 order, u32 slot)
 
 			/* Else the compiler sees that this asks whether the word is zero, and makes a branch of it. */
 			asm volatile("" : "+r"(negative));
-			found += (u32)((s->e[j] | negative) >> 63) * 8;	/* no branch: see region_state() */
+			here += (u32)((s->e[j] | negative) >> 63);	/* no branch: see region_state() */
 		}
+		asm volatile("" : "+r"(counts));
+		found += here * counts * 8;
 	}
 	return found;
 }
 
 static __always_inline int release_enter(void *ctx, u64 page, u32 order)
 {
-	struct uap_context *c = find_context();
 	struct uap_block_state state = {};
+	struct uap_context *c;
 	struct uap_record *r;
 	u64 pfn = page_to_pfn(page);
 	u32 nr = 1U << (order & 15), stack = 0;
@@ -364,6 +369,7 @@ static __always_inline int release_enter(void *ctx, u64 page, u32 order)
 		stack = send_stack(ctx, 1);
 	else
 		not_zero = bytes_not_zero(pfn, order, 5);
+	c = find_context();	/* last, as in cache_free_enter() */
 	r = begin_record(UAP_RELEASE);
 	if (!r)
 		return 0;

@@ -13,8 +13,12 @@ from typing import Any, Final, Self
 
 from uaptrace.errors import CannotTraceError
 
+_KIND_MASK: Final = 0x7F
+_VLEN_MASK: Final = 0xFFFFFF
+"""Of btf_type.info. Older kernels use fewer bits of each and leave the others 0."""
 _KIND_STRUCT: Final = 4
 _KIND_UNION: Final = 5
+_KIND_ENUM: Final = 6
 _KIND_FUNC: Final = 12
 _MODIFIERS: Final = (8, 9, 10, 11, 18)
 """typedef, volatile, const, restrict, type tag: skipped on the way to the type itself."""
@@ -32,8 +36,9 @@ class KernelBtf:
         lib.btf__type_by_id.restype = ctypes.c_void_p
         lib.btf__name_by_offset.restype = ctypes.c_char_p
         lib.btf__resolve_size.restype = ctypes.c_int64
-        for name in ("btf__find_by_name_kind", "btf__type_by_id", "btf__name_by_offset", "btf__resolve_size", "btf__free"):
-            getattr(lib, name).argtypes = _ARGUMENTS[name]
+        lib.btf__raw_data.restype = ctypes.c_void_p
+        for name, arguments in _ARGUMENTS.items():
+            getattr(lib, name).argtypes = arguments
         self._lib: Any = lib
         self._btf = lib.btf__load_vmlinux_btf()
         if not self._btf:
@@ -76,6 +81,12 @@ class KernelBtf:
         type_id = self._find(name, _KIND_STRUCT)
         return type_id > 0 and self._offset(type_id, member) is not None
 
+    def enumerator(self, name: str) -> int | None:
+        """Value of an enumerator of an enum that has no name itself; None where the kernel has none."""
+        size = ctypes.c_uint32()
+        address = self._lib.btf__raw_data(self._btf, ctypes.byref(size))
+        return enumerator_value(ctypes.string_at(address, size.value), name) if address else None
+
     def _struct(self, name: str) -> int:
         type_id = self._find(name, _KIND_STRUCT)
         if type_id <= 0:
@@ -89,12 +100,12 @@ class KernelBtf:
         """Offset in bits."""
         address = self._lib.btf__type_by_id(self._btf, type_id)
         _, info, size_or_type = struct.unpack("<III", ctypes.string_at(address, 12))
-        kind = (info >> 24) & 31
+        kind = (info >> 24) & _KIND_MASK
         if kind in _MODIFIERS:
             return self._offset(size_or_type, member)
         if kind not in (_KIND_STRUCT, _KIND_UNION):
             return None
-        nr_members = info & 0xFFFF
+        nr_members = info & _VLEN_MASK
         bitfields = bool(info >> 31)
         raw = ctypes.string_at(address + 12, 12 * nr_members)
         for name_offset, member_type, offset in struct.iter_unpack("<III", raw):
@@ -109,10 +120,44 @@ class KernelBtf:
         return None
 
 
+def enumerator_value(btf: bytes, name: str) -> int | None:
+    """Value of an enumerator of an enum without a name, in raw BTF. None where there is none.
+
+    Looks for its name's offset among the types, and takes a place where it is an enum's own: reading each of a hundred thousand
+    types takes a hundred times as long.
+    """
+    _, _, _, header, type_at, type_bytes, string_at, string_bytes = struct.unpack_from("<HBBIIIII", btf)
+    strings = btf[header + string_at : header + string_at + string_bytes]
+    offset = strings.find(b"\0" + name.encode() + b"\0") + 1
+    if not offset:
+        return None
+    types = btf[header + type_at : header + type_at + type_bytes]
+    at = -1
+    while (at := types.find(offset.to_bytes(4, "little"), at + 1)) >= 0:
+        if at % 4 == 0 and _in_nameless_enum(types, at):
+            return int.from_bytes(types[at + 4 : at + 8], "little", signed=True)
+    return None
+
+
+def _in_nameless_enum(types: bytes, at: int) -> bool:
+    """Whether the head of an enum without a name, 4 bytes large and with enough enumerators, stands before those at and before ``at``."""
+    for before in range(_MAX_ENUMERATORS):
+        head = at - 12 - 8 * before
+        if head < 0:
+            return False
+        name, info, size = struct.unpack_from("<III", types, head)
+        if not name and (info >> 24) & _KIND_MASK == _KIND_ENUM and size == 4 and info & _VLEN_MASK > before:
+            return True
+    return False
+
+
+_MAX_ENUMERATORS: Final = 64
+"""More than there are gfp bits."""
 _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "btf__find_by_name_kind": [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32],
     "btf__type_by_id": [ctypes.c_void_p, ctypes.c_uint32],
     "btf__name_by_offset": [ctypes.c_void_p, ctypes.c_uint32],
     "btf__resolve_size": [ctypes.c_void_p, ctypes.c_uint32],
+    "btf__raw_data": [ctypes.c_void_p, ctypes.c_void_p],
     "btf__free": [ctypes.c_void_p],
 }

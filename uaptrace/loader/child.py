@@ -54,9 +54,8 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
         memory = BpfMemory(files["reader"], files["window"])
     else:
         memory = Kcore(files["kcore"])
-    nr_cpus = os.sysconf("SC_NPROCESSORS_CONF")
     with KernelBtf() as btf:
-        constants = read_constants(memory, facts.symbols, btf)
+        constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
         offsets = _offsets(btf)
         demoted: list[str] = []
         hooked: dict[Level, int] = {}
@@ -68,10 +67,11 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
                 btf.has_function,
                 page_alloc=options.page_alloc,
                 mechanism=options.mechanism,
+                knows_flag=bool(constants.gfp_unmapped),
                 demoted=demoted,
             )
             flags = compiler_flags(
-                constants, plan, folder, ring_pages=options.ring_bytes // 4096, nr_cpus=nr_cpus, max_tasks=options.max_tasks
+                constants, plan, folder, ring_pages=options.ring_bytes // 4096, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks
             )
             compiled = compiled_programs(program_text(folder), flags)
             say("compiled")
@@ -85,7 +85,7 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
                 demoted.append(error.hook)
     say("attached")
     message = {
-        "nr_cpus": nr_cpus,
+        "nr_cpus": facts.nr_cpus,
         "ring_bytes": options.ring_bytes,
         "nr_links": len(attached.link_fds),
         "nr_programs": len(attached.program_fds),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -29,8 +30,8 @@ VARIABLES: Final = (
 
 KERNEL_IMAGE: Final = 0xFFFFFFFF80000000
 """__START_KERNEL_map (Documentation/arch/x86/x86_64/mm.rst)."""
-GFP_UNMAPPED: Final = 0x10000000
-"""___GFP_UNMAPPED of the series (docs/kernel.md, section 1)."""
+_GFP_UNMAPPED: Final = "__GFP_UNMAPPED"
+_GFP_UNMAPPED_BIT: Final = "___GFP_UNMAPPED_BIT"
 _PTE_PFN_MASK: Final = 0x000FFFFFFFFFF000
 # Documentation/arch/x86/x86_64/mm.rst: without KASLR of memory regions, and how much room the direct map has.
 _PAGE_OFFSET: Final = {4: 0xFFFF888000000000, 5: 0xFF11000000000000}
@@ -38,8 +39,8 @@ _VMEMMAP: Final = {4: 0xFFFFEA0000000000, 5: 0xFFD4000000000000}
 _DIRECT_MAP_BYTES: Final = {4: 1 << 46, 5: 1 << 55}
 
 
-def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: KernelBtf) -> KernelConstants:
-    """Raises CannotTraceError where something that cannot be done without is missing."""
+def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: KernelBtf, gfp_names: str) -> KernelConstants:
+    """``gfp_names``: HostFacts.gfp_names. Raises CannotTraceError where something that cannot be done without is missing."""
     if not any(symbols.values()):
         raise CannotTraceError(
             "kernel addresses are hidden: run as root with kernel.kptr_restrict below 2 (sysctl -w kernel.kptr_restrict=1)"
@@ -69,7 +70,7 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         struct_page_size=btf.struct_size("page"),
         phys_base=_number(memory, symbols, "phys_base", read_u64, 0),
         kernel_image=KERNEL_IMAGE,
-        gfp_unmapped=GFP_UNMAPPED,
+        gfp_unmapped=gfp_unmapped(btf.enumerator(_GFP_UNMAPPED_BIT), gfp_names),
         cpa_vaddr=btf.member_offset("cpa_data", "vaddr"),
         cpa_pgd=btf.member_offset("cpa_data", "pgd"),
         cpa_mask_set=btf.member_offset("cpa_data", "mask_set"),
@@ -83,6 +84,19 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         task_comm=btf.member_offset("task_struct", "comm"),
         task_start_time=btf.member_offset("task_struct", "start_time"),
     )
+
+
+def gfp_unmapped(bit: int | None, gfp_names: str) -> int:
+    """The flag of the series, 0 where nothing says which it is.
+
+    From 6.12 on gfp bits are enumerators (``bit``); before, their values are to be had only where a tracepoint names them:
+    ``{( unsigned long)(( gfp_t)0x10000000u), "__GFP_UNMAPPED"}``.
+    """
+    if bit is not None:
+        return 1 << bit
+    entry = re.search(r"\{([^{}]*), \"" + _GFP_UNMAPPED + r"\"", gfp_names)
+    numbers = re.findall(r"0x[0-9a-fA-F]+", entry[1]) if entry else []
+    return int(numbers[0], 16) if len(numbers) == 1 else 0
 
 
 def _number(memory: KernelMemory, symbols: Mapping[str, int], name: str, read: object, default: int) -> int:

@@ -29,6 +29,10 @@ class HostFacts:
     """Functions that ftrace can hook, of those asked for; None where tracefs cannot be read."""
     symbols: dict[str, int] = field(default_factory=dict)
     """Addresses of those asked for that the kernel has; 0 where addresses are hidden."""
+    gfp_names: str = ""
+    """The format of a tracepoint that prints gfp flags, which gives their values; empty where it cannot be read."""
+    nr_cpus: int = 1
+    """How many CPUs there can ever be, numbers that are left out included: the kernel's own arrays have so many places."""
     loops_compiled: bool = True
     """Whether the model's loops run compiled: as Python they take many times as long."""
 
@@ -44,6 +48,8 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
         bcc_found=found,
         bcc_reason=reason,
         attachable=_attachable(names, root),
+        gfp_names=_read(where / "events/kmem/mm_page_alloc/format") or "" if (where := tracefs(root)) else "",
+        nr_cpus=parse_cpu_list(_read(root / "sys/devices/system/cpu/possible") or "") or os.cpu_count() or 1,
         loops_compiled=_loops_compiled(),
         symbols=parse_kallsyms(_read_bytes(root / "proc/kallsyms") or b"", names),
     )
@@ -70,6 +76,12 @@ def parse_kallsyms(data: bytes, wanted: Iterable[str]) -> dict[str, int]:
                     found[name] = int(parts[0], 16)
             at = data.find(end, at + 1)
     return found
+
+
+def parse_cpu_list(text: str) -> int:
+    """``0-3,8`` -> 9: one more than the highest number (Documentation/admin-guide/cputopology.rst). 0 where it is no such list."""
+    numbers = text.strip().replace("-", ",").split(",")
+    return int(numbers[-1]) + 1 if all(number.isdigit() for number in numbers) else 0
 
 
 def tracefs(root: Path = Path("/")) -> Path | None:

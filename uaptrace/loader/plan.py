@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Hook, Need, PageAllocHook
@@ -40,17 +40,27 @@ def plan_hooks(
     *,
     page_alloc: PageAllocHook = PageAllocHook.AUTO,
     mechanism: str | None = None,
+    knows_flag: bool = True,
     demoted: Iterable[str] = (),
 ) -> tuple[PlannedHook, ...]:
     """Choose for every hook.
 
     ``symbols``: functions that the kernel has; ``attachable``: those that ftrace can hook, None where that is not
-    known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``demoted`` are hooks whose
-    first mechanism was refused when it was tried: they get the next one.
+    known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``knows_flag``: whether the
+    value of the series' gfp flag is known; ``demoted`` are hooks whose first mechanism was refused when it was tried: they get the
+    next one.
     """
     has_series = SERIES_SYMBOL in symbols
     refused = tuple(demoted)
-    return tuple(_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count(hook.name)) for hook in HOOKS)
+    planned = (_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count(hook.name)) for hook in HOOKS)
+    return tuple(p if knows_flag or p.mechanism == NONE else _without_flag(p) for p in planned)
+
+
+def _without_flag(planned: PlannedHook) -> PlannedHook:
+    if planned.hook.name not in _PAGE_ALLOC_HOOKS:
+        return planned
+    reason = "the value of the gfp flag is neither in BTF nor in the format of kmem:mm_page_alloc: mount tracefs"
+    return replace(planned, mechanism=NONE, reason=reason, is_missing=True)
 
 
 _PAGE_ALLOC_HOOKS: Final = {"PAGE_ALLOC": PageAllocHook.TRACEPOINT, "ALLOC_PAGES": PageAllocHook.ENTRY}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts that the loader takes from the kernel, where they differ from kernel to kernel."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from uaptrace.loader.btf import enumerator_value
+from uaptrace.loader.constants import gfp_unmapped
+from uaptrace.loader.facts import parse_cpu_list, read_host_facts
+from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.plan import NONE, plan_hooks, wanted_symbols
+
+# As Linux 6.1 with the series prints it: a mask of several flags, and two flags of their own.
+FORMAT = (
+    'print fmt: ... __print_flags(REC->gfp_flags, "|", {( unsigned long)((( gfp_t)(0x400u|0x800u)) | (( gfp_t)0x40u)), "GFP_NOFS"}, '
+    '{( unsigned long)(( gfp_t)0x800000u), "__GFP_ZEROTAGS"} , {( unsigned long)(( gfp_t)0x10000000u), "__GFP_UNMAPPED"} ) : "none"'
+)
+
+
+def btf_with(*enums: tuple[str, dict[str, int]]) -> bytes:
+    """Raw BTF (Documentation/bpf/btf.rst) of the enums, each with its name and enumerators."""
+    strings, types = b"\0", b""
+
+    def name(text: str) -> int:
+        nonlocal strings
+        if not text:
+            return 0
+        at = len(strings)
+        strings += text.encode() + b"\0"
+        return at
+
+    for enum, values in enums:
+        types += struct.pack("<III", name(enum), 6 << 24 | len(values), 4)
+        types += b"".join(struct.pack("<Ii", name(key), value) for key, value in values.items())
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
+
+
+def test_a_gfp_bit_is_looked_up_where_it_is_an_enumerator() -> None:
+    btf = btf_with(("zone", {"ZONE_DMA": 0}), ("", {"___GFP_DMA_BIT": 0, "___GFP_UNMAPPED_BIT": 26, "___GFP_LAST_BIT": 27}))
+    assert enumerator_value(btf, "___GFP_UNMAPPED_BIT") == 26
+    assert enumerator_value(btf, "___GFP_LAST_BIT") == 27
+    assert enumerator_value(btf, "ZONE_DMA") is None, "of an enum that has a name"
+    assert enumerator_value(btf, "___GFP_UNMAPPED") is None, "the beginning of a name is not the name"
+    assert gfp_unmapped(26, "") == 1 << 26
+
+
+def test_a_number_that_looks_like_the_name_is_not_taken_for_it() -> None:
+    name_at = len(b"\0A_BIT\0")
+    btf = btf_with(("", {"A_BIT": name_at, "B_BIT": 5}))
+    assert enumerator_value(btf, "B_BIT") == 5
+
+
+@pytest.mark.parametrize(
+    ("names", "flag"),
+    [
+        (FORMAT, 0x10000000),
+        (FORMAT.replace("__GFP_UNMAPPED", "__GFP_OTHER"), 0),
+        (FORMAT.replace("0x10000000u", "0x10000000u | 0x4u"), 0),
+        ("", 0),
+    ],
+)
+def test_before_gfp_bits_were_enumerators_the_tracepoint_has_the_flag(names: str, flag: int) -> None:
+    assert gfp_unmapped(None, names) == flag
+
+
+def test_without_the_flag_what_needs_it_is_missing_with_the_reason() -> None:
+    symbols = dict.fromkeys(wanted_symbols(), 1)
+    for page_alloc, name in ((PageAllocHook.ENTRY, "ALLOC_PAGES"), (PageAllocHook.TRACEPOINT, "PAGE_ALLOC")):
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=page_alloc, knows_flag=False)}
+        assert plan[name].mechanism == NONE
+        assert plan[name].is_missing
+        assert "gfp flag" in plan[name].reason
+        assert plan["CPA"].mechanism != NONE
+
+
+@pytest.mark.parametrize(("text", "number"), [("0-3\n", 4), ("0\n", 1), ("0-1,4-7\n", 8), ("0,2", 3), ("", 0), ("no list", 0)])
+def test_there_is_a_place_for_each_possible_cpu(text: str, number: int) -> None:
+    assert parse_cpu_list(text) == number
+
+
+def test_possible_cpus_are_more_than_those_that_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "sys/devices/system/cpu"
+    folder.mkdir(parents=True)
+    (folder / "possible").write_text("0-239\n")
+    assert read_host_facts((), tmp_path).nr_cpus == 240
