@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from uaptrace.model.snapshot import RegionTable, Snapshot
-from uaptrace.model.snapshot_json import SnapshotFormatError, decode_snapshot, encode_snapshot
+from uaptrace.model.snapshot_json import MAX_ARRAY_BYTES, MAX_VALUES, SnapshotFormatError, decode_snapshot, encode_snapshot
+from uaptrace.reports.documents import snapshot_to_json
+from uaptrace.reports.text import snapshot_to_text
 
 
 def assert_same(left: Any, right: Any, where: str = "snapshot") -> None:
@@ -53,7 +55,8 @@ def region_tables(draw: st.DrawFn) -> RegionTable:
 
 
 st.register_type_strategy(RegionTable, region_tables())
-st.register_type_strategy(float, st.floats(allow_nan=False))
+st.register_type_strategy(int, st.integers(-(2**63), 2**64 - 1))
+st.register_type_strategy(float, st.floats(-2e11, 2e11))
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,6 +102,10 @@ def test_an_older_and_a_newer_side_understand_each_other() -> None:
         (b"{}", "is something else listening"),
         (b'{"schema": 99}', "schema 99"),
         (b'{"schema": 1}', "damaged"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "not a snapshot"),
+        (b'{"schema": "' + b"x" * 5000 + b'"}', "schema 'xxx"),
+        (b"[" + b"[]," * MAX_VALUES + b"[]]", "more than 1048576 values"),
+        (b'{"a":' * 100_000, "not a snapshot"),
     ],
 )
 def test_what_is_not_a_snapshot_is_said_in_one_line(data: bytes, message: str) -> None:
@@ -114,15 +121,26 @@ def test_a_damaged_snapshot_never_gives_anything_but_that_error(data: st.DataObj
     document = json.loads(encode_snapshot(replace(snapshot, processes=snapshot.processes[:1], split_rows=snapshot.split_rows[:1])))
     paths = _paths(document)
     path = data.draw(st.sampled_from(paths))
-    wrong = data.draw(st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just([1]) | st.just({"x": 1}))
+    wrong = data.draw(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=4)
+        | st.sampled_from([[1], {"x": 1}, 10**400, -(10**400)])
+    )
     parent = document
     for step in path[:-1]:
         parent = parent[step]
     parent[path[-1]] = wrong
     try:
-        decode_snapshot(json.dumps(document).encode())
+        decoded = decode_snapshot(json.dumps(document).encode())
     except SnapshotFormatError as error:
         assert "\n" not in str(error)  # noqa: PT017  # both outcomes are right: some values may be replaced
+    else:
+        # What is taken can be shown.
+        assert snapshot_to_text(decoded, width=80)
+        assert json.dumps(snapshot_to_json(decoded))
 
 
 def _paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -138,3 +156,36 @@ def test_an_array_that_unpacks_to_more_than_it_announces_is_refused() -> None:
     document["regions"]["level"]["length"] = 10
     with pytest.raises(SnapshotFormatError, match="another length"):
         decode_snapshot(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "message"),
+    [
+        (("latency", "cache_hit", "buckets", 0), 10**400, "more than 64 bits"),
+        (("time_ns",), -(2**63) - 1, "more than 64 bits"),
+        (("wall_time_s",), float("nan"), "no calendar"),
+        (("wall_time_s",), float("inf"), "no calendar"),
+        (("wall_time_s",), 10**400, "no calendar"),
+        (("regions", "level", "length"), MAX_ARRAY_BYTES + 1, "array of"),
+        (("regions", "level", "length"), -1, "array of"),
+        (("regions", "level"), {"dtype": "u1", "length": 0, "zlib": "eJwDAAAAAAE="}, "columns of several lengths"),
+        (("regions", "level"), None, "damaged"),
+    ],
+)
+def test_numbers_that_no_state_has_are_refused(path: tuple[Any, ...], wrong: object, message: str) -> None:
+    document = json.loads(encode_snapshot(largest_snapshot(nr_regions=8)))
+    parent = document
+    for step in path[:-1]:
+        parent = parent[step]
+    assert path[-1] in parent or isinstance(parent, list)
+    parent[path[-1]] = wrong
+    with pytest.raises(SnapshotFormatError, match=message):
+        decode_snapshot(json.dumps(document).encode())
+
+
+def test_a_level_that_there_is_not_is_refused() -> None:
+    snapshot = largest_snapshot(nr_regions=8)
+    assert snapshot.regions is not None
+    odd = replace(snapshot, regions=replace(snapshot.regions, level=np.full(8, 77, np.uint8)))
+    with pytest.raises(SnapshotFormatError, match="a level that there is not"):
+        decode_snapshot(encode_snapshot(odd))

@@ -30,12 +30,18 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from uaptrace.errors import UaptraceError
-from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.snapshot import RegionTable, Snapshot
 from uaptrace.units import Level
 
 SCHEMA: Final = 1
-MAX_ARRAY_BYTES: Final = 1 << 28
-"""No array of a snapshot is larger: 2 bytes for each 2M region of 256 TiB."""
+MAX_ARRAY_BYTES: Final = 1 << 25
+"""No array of a snapshot is larger: 2 bytes for each 2M region of 32 TiB."""
+MAX_VALUES: Final = 1 << 20
+"""No snapshot has more values; Python makes of each byte of a list of empty lists some thirty bytes."""
+_INTEGERS: Final = range(-(1 << 63), 1 << 64)
+"""What the kernel and the model count in."""
+_MAX_SECONDS: Final = 2.5e11
+"""Every float is a time in seconds; Python's calendar ends here."""
 
 _LEVELS: Final = {level.label: level for level in Level}
 
@@ -52,6 +58,8 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 def decode_snapshot(data: bytes) -> Snapshot:
     """The snapshot that encode_snapshot() was given. Raises SnapshotFormatError."""
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise SnapshotFormatError(f"not a snapshot: more than {MAX_VALUES} values")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -60,13 +68,15 @@ def decode_snapshot(data: bytes) -> Snapshot:
         raise SnapshotFormatError("not a snapshot of uaptrace: is something else listening there?")
     if document["schema"] != SCHEMA:
         raise SnapshotFormatError(
-            f"snapshot of schema {document['schema']!r}, not {SCHEMA}: use the same version of uaptrace on both sides"
+            f"snapshot of schema {document['schema']!r:.40}, not {SCHEMA}: use the same version of uaptrace on both sides"
         )
     try:
         snapshot = _decoder(Snapshot)(document)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, binascii.Error, zlib.error) as error:
-        raise SnapshotFormatError(f"damaged snapshot: {type(error).__name__}: {error}") from None
+        raise SnapshotFormatError(f"damaged snapshot: {type(error).__name__}: {error!s:.200}") from None
     assert isinstance(snapshot, Snapshot)
+    if snapshot.regions is not None:
+        _check_regions(snapshot.regions)
     return snapshot
 
 
@@ -124,9 +134,9 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return (lambda value: _LEVELS[value]) if kind is Level else kind
     if kind is float:
-        return lambda value: float(_expect(value, (int, float)))
+        return _decode_seconds
     if kind is int:
-        return lambda value: int(_expect(value, int))
+        return _decode_integer
     assert kind in (bool, str), f"no JSON form for {kind}"
     return lambda value: _expect(value, kind)
 
@@ -148,6 +158,25 @@ def _dataclass_decoder(kind: Any) -> Callable[[Any], Any]:
         return kind(**found)
 
     return decode
+
+
+def _decode_integer(value: Any) -> int:
+    if _expect(value, int) not in _INTEGERS:
+        raise ValueError("a number of more than 64 bits")
+    return int(value)
+
+
+def _decode_seconds(value: Any) -> float:
+    if not abs(_expect(value, (int, float))) <= _MAX_SECONDS:  # Not a number is neither.
+        raise ValueError("a time that no calendar has")
+    return float(value)
+
+
+def _check_regions(regions: RegionTable) -> None:
+    if len({len(getattr(regions, f.name)) for f in fields(regions)}) != 1:
+        raise SnapshotFormatError("damaged snapshot: its regions have columns of several lengths")
+    if len(regions.level) and int(regions.level.max()) > max(Level):
+        raise SnapshotFormatError("damaged snapshot: its regions have a level that there is not")
 
 
 def _decode_array(value: Any, dtype: np.dtype[Any]) -> Any:

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
+import socket
 import ssl
+import time
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.snapshot_json import decode_snapshot
 
-MAX_BYTES: Final = 256 << 20
+MAX_BYTES: Final = 64 << 20
 """No answer is taken that is larger, also after unpacking."""
+_PIECE_BYTES: Final = 1 << 20
+_BROKEN: Final = (OSError, http.client.HTTPException, ValueError, OverflowError)
+"""What a connection that breaks gives, and what http.client gives for an answer that is not HTTP (a chunk of -5 bytes)."""
 
 
 class RemoteError(UaptraceError):
@@ -39,6 +45,30 @@ def parse_address(text: str, default_port: int = 9970) -> tuple[str, int]:
     return host, int(port_text)
 
 
+class _UntilDeadline(io.RawIOBase):
+    """What comes over a socket, until the deadline, however little at a time."""
+
+    def __init__(self, sock: socket.socket, end_s: float, timeout_s: float) -> None:
+        self._socket = sock
+        self._stream = sock.makefile("rb", buffering=0)
+        self._end_s = end_s
+        self._timeout_s = timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._end_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out: the answer comes too slowly")
+        self._socket.settimeout(min(left_s, self._timeout_s))
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 class RemoteFeed:
     """Fetches snapshots over one connection that is kept; made anew where it broke."""
 
@@ -50,13 +80,19 @@ class RemoteFeed:
         tls: ssl.SSLContext | None = None,
         credentials: tuple[str, str] | None = None,
         timeout_s: float = 5.0,
+        deadline_s: float = 15.0,
     ) -> None:
+        """``timeout_s``: no longer silence is borne; ``deadline_s``: within this time the whole answer must be there."""
         self._name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._connection: http.client.HTTPConnection
         if tls is None:
             self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
         else:
             self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+        self._connection.response_class = self._response  # type: ignore[assignment]  # called as the class is
+        self._timeout_s = timeout_s
+        self._deadline_s = deadline_s
+        self._end_s = 0.0
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         if credentials is not None:
             self._headers["Authorization"] = "Basic " + base64.b64encode(":".join(credentials).encode()).decode()
@@ -68,16 +104,17 @@ class RemoteFeed:
         """
         path = "/snapshot?regions=1" if regions else "/snapshot"
         kept = self._connection.sock is not None
+        self._end_s = time.monotonic() + self._deadline_s
         try:
             status, body = self._get(path)
-        except (OSError, http.client.HTTPException) as error:
+        except _BROKEN as error:
             self._connection.close()
             if not kept or isinstance(error, TimeoutError):
                 raise RemoteError(self._unreachable(error)) from None
             # The daemon may have closed the connection between two requests, or have been started anew.
             try:
                 status, body = self._get(path)
-            except (OSError, http.client.HTTPException) as again:
+            except _BROKEN as again:
                 self._connection.close()
                 raise RemoteError(self._unreachable(again)) from None
         if status == 503:
@@ -93,20 +130,31 @@ class RemoteFeed:
         self._connection.close()
 
     def _get(self, path: str) -> tuple[int, bytes]:
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(self._timeout_s)
         self._connection.request("GET", path, headers=self._headers)
         response = self._connection.getresponse()
-        body = response.read(MAX_BYTES + 1)
+        body = bytearray()
+        while len(body) <= MAX_BYTES and (piece := response.read(_PIECE_BYTES)):
+            body += piece
         if len(body) > MAX_BYTES:
             raise http.client.HTTPException("the answer is too large")
         if response.getheader("Content-Encoding") == "gzip":
             try:
                 unpacker = zlib.decompressobj(wbits=31)
-                body = unpacker.decompress(body, MAX_BYTES)
+                unpacked = unpacker.decompress(body, MAX_BYTES)
             except zlib.error as error:
                 raise http.client.HTTPException(f"the answer cannot be unpacked: {error}") from None
             if not unpacker.eof:
                 raise http.client.HTTPException("the answer is too large or cut off")
-        return response.status, body
+            return response.status, unpacked
+        return response.status, bytes(body)
+
+    def _response(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+        response = http.client.HTTPResponse(sock, **options)
+        response.fp.close()
+        response.fp = io.BufferedReader(_UntilDeadline(sock, self._end_s, self._timeout_s))
+        return response
 
     def _unreachable(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLError):
