@@ -49,6 +49,10 @@ class RecordingError(UaptraceError):
     exit_status = 4
 
 
+class NotProvenError(UaptraceError):
+    """``uaptrace verify`` found no difference, and could not have found every one."""
+
+
 class VerifyFoundError(UaptraceError):
     """``uaptrace verify`` found pages that differ."""
 

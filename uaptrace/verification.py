@@ -15,9 +15,11 @@ from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.updates import MapReading
 from uaptrace.session import Session
 from uaptrace.sources.ptdump import parse_ptdump
-from uaptrace.units import Level
+from uaptrace.units import PAGE_SIZE, Level
 
 _TRIES: Final = 10
+_FAULTS: Final = ("missing", "refused")
+"""States of a hook that something goes unseen for."""
 _MAP_COUNTERS: Final = (Counter.SET_INVALID, Counter.SET_DEFAULT, Counter.CPA, Counter.SPLIT_2M, Counter.SPLIT_1G)
 
 
@@ -33,6 +35,23 @@ class Verdict:
     """(what, ours, theirs) of the first that differ."""
     snapshot: Snapshot
     settled: bool
+    expected: int = 0
+    """Pages that the state has: so many have to be compared at least. 0 for figures."""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why nothing is proven, though nothing differs; empty where it is."""
+        found = [f"the hook {hook.name} is {hook.state}: {hook.reason}" for hook in self.snapshot.hooks if hook.state in _FAULTS]
+        if self.compared < max(self.expected, 1):
+            found.append(f"only {self.compared} of {self.expected} {self.unit} were compared")
+        if not self.snapshot.exactness.exact:
+            found.append("the state is inexact: " + "; ".join(self.snapshot.exactness.reasons))
+        return tuple(found)
+
+    @property
+    def rereads(self) -> int:
+        """How often page tables were read again since tracing began: what was found changed then is not what events told."""
+        return self.snapshot.exactness.nr_rereads
 
     def to_json(self) -> dict[str, Any]:
         """``compared_pages`` and ``differing_pages`` (0 and the number of figures under ``_figures`` for the counters oracle)."""
@@ -45,6 +64,9 @@ class Verdict:
             "reasons": list(self.snapshot.exactness.reasons),
             "lost": self.snapshot.loss.total,
             "settled": self.settled,
+            f"expected_{self.unit}": self.expected,
+            "rereads": self.rereads,
+            "doubts": list(self.doubts),
         }
 
 
@@ -66,6 +88,7 @@ def map_verdict(session: Session, oracle: str) -> Verdict:
             tuple((f"pfn {first.pfn}", first.ours, first.theirs) for first in found.first),
             snapshot,
             settled,
+            expected=snapshot.direct_map.total_bytes // PAGE_SIZE,
         )
         if settled:
             break

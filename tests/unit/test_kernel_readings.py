@@ -156,9 +156,10 @@ def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None
     symbols = all_symbols()
     assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in ON_PAGE_ALLOC} == {FENTRY}
     assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in ON_PAGE_ALLOC} == {KPROBE}
-    refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, demoted=["CPA", "CPA", "SET_INVALID"])}
+    refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, refused={"CPA": ["R2", "R3"], "SET_INVALID": ["R1"]})}
     assert refused["CPA"].mechanism == NONE
-    assert "refused" in refused["CPA"].reason
+    assert refused["CPA"].is_refused
+    assert refused["CPA"].reason == "R3", "what the kernel said last"
     assert refused["SET_INVALID"].mechanism == KPROBE
     assert refused["SET_DEFAULT"].mechanism == FENTRY
 
@@ -189,11 +190,11 @@ def test_nothing_is_hooked_on_the_page_allocator_unless_asked() -> None:
     assert mechanisms(PageAllocHook.TRACEPOINT) == mechanisms(PageAllocHook.TRACEPOINT, mechanism=KPROBE) == (TRACEPOINT, NONE)
     assert mechanisms(PageAllocHook.ENTRY) == (NONE, FENTRY)
     assert mechanisms(PageAllocHook.ENTRY, mechanism=KPROBE) == (NONE, KPROBE)
-    refused = {
-        p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, demoted=["PAGE_ALLOC"])
-    }
+    asked = plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, refused={"PAGE_ALLOC": ["no room"]})
+    refused = {p.hook.name: p for p in asked}
     assert refused["PAGE_ALLOC"].is_missing
-    assert "refused" in refused["PAGE_ALLOC"].reason
+    assert refused["PAGE_ALLOC"].is_refused
+    assert refused["PAGE_ALLOC"].reason == "no room"
 
 
 def test_the_newest_name_of_the_page_allocator_is_taken() -> None:

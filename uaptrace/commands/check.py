@@ -8,21 +8,21 @@ import platform
 
 import click
 
-from uaptrace.loader.check import CheckResult, kcore_error, tracing_program_error
+from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
 from uaptrace.loader.check import check as check_host
 from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.hooks import Need
-from uaptrace.loader.plan import NONE, wanted_symbols
+from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
-    """What this host can do and what not, hook by hook. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
+    """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
-    result = check_host(facts, kcore_error(), tracing_program_error())
+    result = check_host(facts, kcore_error(), tracing_program_error(), load_everything)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else _text(result))
     ctx.exit(result.status)
 
@@ -35,12 +35,17 @@ def _text(result: CheckResult) -> str:
         if finding.mend:
             lines.append(f"      {'':<18}-> {finding.mend}")
     for need in Need:
-        lines += ["", f"Hooks: {need.value}"]
-        for planned in result.hooks:
-            if planned.hook.need is not need:
-                continue
-            how = planned.mechanism if planned.mechanism != NONE else "--"
-            place = planned.hook.tracepoint or f"{planned.symbol}()"
-            what = place if planned.mechanism != NONE else planned.reason
-            lines.append(f"  {how:<12}{planned.hook.purpose:<48}{what}")
+        lines += ["", f"Hooks: {need.value}{'' if result.tried else ' (what would be tried)'}"]
+        lines += [_hook_line(result, planned) for planned in result.hooks if planned.hook.need is need]
     return "\n".join(lines)
+
+
+def _hook_line(result: CheckResult, planned: PlannedHook) -> str:
+    how, what = planned.mechanism, planned.hook.tracepoint or f"{planned.symbol}()"
+    if how == NONE:
+        state = result.state(planned)
+        fault = state != "not needed"
+        how, what = state.upper() if fault else "--", planned.reason
+        if fault and planned.symbol:
+            what = f"{planned.symbol}(): {what}"
+    return f"  {how:<12}{planned.hook.purpose:<48}{what}"

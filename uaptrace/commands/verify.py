@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
-from uaptrace.errors import UsageError, VerifyFoundError
+from uaptrace.errors import NotProvenError, UsageError, VerifyFoundError
 from uaptrace.verification import Verdict, counters_verdict, map_verdict
 
 
@@ -28,7 +28,9 @@ from uaptrace.verification import Verdict, counters_verdict, map_verdict
 @tracing_options
 @click.pass_context
 def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path | None, as_json: bool, ready_file: Path | None) -> None:
-    """Compare the live state with an independent reading. Exit status: 0 only if no page differs, else 5.
+    """Compare the live state with an independent reading.
+
+    Exit status: 0 only if all pages were compared, none differs and the state is exact; 5 if pages differ; 1 if nothing is proven.
 
     \b
     kcore     a fresh reading of the page tables
@@ -50,6 +52,8 @@ def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path 
     click.echo(json.dumps(verdict.to_json()) if as_json else _text(verdict))
     if verdict.differing:
         raise VerifyFoundError(f"{verdict.differing} of {verdict.compared} {verdict.unit} differ from {oracle}")
+    if verdict.doubts:
+        raise NotProvenError("none differs, but that proves nothing: " + "; ".join(verdict.doubts))
 
 
 def _text(verdict: Verdict) -> str:
@@ -59,6 +63,11 @@ def _text(verdict: Verdict) -> str:
         f"state: {'exact' if document['exact'] else 'inexact: ' + '; '.join(document['reasons'])}",
     ]
     lines += [f"  {first['what']}: here {first['ours']}, there {first['theirs']}" for first in document["first"]]
+    if verdict.rereads:
+        lines.append(
+            f"  page tables were read again {verdict.rereads} times while it traced: where they are equal, that may rest on those "
+            "readings and not on events"
+        )
     if not verdict.settled:
         lines.append("  the map kept changing while it was read: pages that changed meanwhile may be among those that differ")
     return "\n".join(lines)

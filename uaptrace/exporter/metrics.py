@@ -329,6 +329,11 @@ def _hooks(hooks: Sequence[HookStatus]) -> Iterator[Metric]:
         attached[hook.name] = attached.get(hook.name, True) and hook.mechanism is not None
     yield _gauges("hooks", "Hooks by how they are attached.", "mechanism", by_mechanism.items())
     yield _gauges("hook_attached", "1 where the hook is attached.", "hook", attached.items())
+    faults = GaugeMetricFamily("uaptrace_hook_fault", "1 for each hook that something goes unseen for.", labels=["hook", "state", "why"])
+    for hook in hooks:
+        if hook.state in ("missing", "refused"):
+            faults.add_metric([hook.name, hook.state, hook.reason], 1)
+    yield faults
 
 
 def _host(host: HostInfo) -> Iterator[Metric]:

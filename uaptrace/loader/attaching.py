@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,15 +33,17 @@ from uaptrace.model.hook_status import HookStatus
 _SPLIT_HOOKS: Final = ("CPA", "FLUSH_ALL")
 """What sees splits. They are live before anything else is loaded, because loading splits."""
 _MAX_THREADS: Final = 8
+_FIGURES: Final = ("processed ", "verification time ", "stack depth ")
+"""How lines begin that the verifier prints after its verdict (print_verification_stats in kernel/bpf/verifier.c)."""
 
 
-class HookRefusedError(Exception):
-    """The kernel refused to load or attach one hook's program. ``hook`` is its name."""
+class HooksRefusedError(Exception):
+    """The kernel refused to load or attach programs. ``refusals``: its own words, by the names of the hooks; ``logs``: more of them."""
 
-    def __init__(self, hook: str, why: str) -> None:
-        super().__init__(why)
-        self.hook = hook
-        self.why = why
+    def __init__(self, refusals: Mapping[str, str], logs: Mapping[str, str] | None = None) -> None:
+        super().__init__("; ".join(f"{hook}: {why}" for hook, why in refusals.items()))
+        self.refusals = dict(refusals)
+        self.logs = dict(logs or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +76,65 @@ def attach_hooks(
     """Load and attach every planned hook.
 
     ``constants``: program.boot_constants(); ``function_id``: BTF id of a function; ``on_split_hooks`` is called once, when the hooks
-    that see splits are live. Raises HookRefusedError for the first hook that the kernel refuses, with nothing left attached.
+    that see splits are live. Raises HooksRefusedError where the kernel refuses any, with nothing left attached.
     """
     maps = _create_maps(compiled)
     programs: list[int] = []
     links: list[int] = []
     try:
-        parts = [part for planned in plan for part in _parts(planned, compiled, maps, constants, function_id)]
+        parts = _all_parts(plan, compiled, maps, constants, function_id)
         first = [part for part in parts if part.planned.hook.name in _SPLIT_HOOKS]
         rest = [part for part in parts if part.planned.hook.name not in _SPLIT_HOOKS]
         for group in (first, rest):
             loaded = _load_side_by_side([part.program for part in group])
             programs += [fd for fd in loaded if isinstance(fd, int)]
-            for part, fd in zip(group, loaded, strict=True):
-                if not isinstance(fd, int):
-                    raise HookRefusedError(part.planned.hook.name, last_words(fd.log) or f"cannot load {part.program.name}: {fd.strerror}")
+            for part, fd in zip(group, _all_loaded(group, loaded), strict=True):
                 links.append(_link(part, fd))
             if group is first:
                 on_split_hooks()
-    except HookRefusedError:
+    except HooksRefusedError:
         for fd in (*links, *programs, *maps):
             os.close(fd)
         raise
     by_name = dict(zip(compiled.maps, maps, strict=True))
-    statuses = tuple(_status(planned) for planned in plan if planned.mechanism != NONE or planned.is_missing)
+    statuses = tuple(hook_status(planned) for planned in plan)
     return Attached(by_name["ring"], by_name["counters"], tuple(links), tuple(programs), statuses)
+
+
+def load_hooks(compiled: Compiled, constants: Sequence[int], plan: Sequence[PlannedHook], function_id: Callable[[str], int]) -> None:
+    """Load every planned hook's programs, attach none, and let go of them again. Arguments and errors are attach_hooks()'s."""
+    maps = _create_maps(compiled)
+    loaded: list[int | ProgramRefusedError] = []
+    try:
+        parts = _all_parts(plan, compiled, maps, constants, function_id)
+        loaded = _load_side_by_side([part.program for part in parts])
+        _all_loaded(parts, loaded)
+    finally:
+        for fd in (*(fd for fd in loaded if isinstance(fd, int)), *maps):
+            os.close(fd)
+
+
+def _all_parts(
+    plan: Sequence[PlannedHook], compiled: Compiled, maps: Sequence[int], constants: Sequence[int], function_id: Callable[[str], int]
+) -> list[_Part]:
+    return [part for planned in plan for part in _parts(planned, compiled, maps, constants, function_id)]
+
+
+def _all_loaded(parts: Sequence[_Part], loaded: Sequence[int | ProgramRefusedError]) -> list[int]:
+    """The descriptors. Raises HooksRefusedError where the kernel refused any."""
+    refused = {part.planned.hook.name: error for part, error in zip(parts, loaded, strict=True) if not isinstance(error, int)}
+    if refused:
+        raise HooksRefusedError(
+            {hook: verdict(error.log) or str(error.strerror) for hook, error in refused.items()},
+            {hook: last_words(error.log) for hook, error in refused.items()},
+        )
+    return [fd for fd in loaded if isinstance(fd, int)]
+
+
+def verdict(log: str) -> str:
+    """Why the verifier refused a program: the last line of what it said, before its figures. Empty where it said nothing."""
+    lines = (line.strip() for line in log.strip("\0 \n").splitlines())
+    return next((line for line in reversed(list(lines)) if line and not line.startswith(_FIGURES)), "")
 
 
 def load_reader(text: str) -> tuple[int, int]:
@@ -108,7 +144,7 @@ def load_reader(text: str) -> tuple[int, int]:
     try:
         program = load_program(Program("read_kernel", RAW_TRACEPOINT, with_values(compiled.functions["read_kernel"], maps)))
     except ProgramRefusedError as error:
-        why = last_words(error.log) or error.strerror
+        why = verdict(error.log) or error.strerror
         raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {why}") from None
     return program, maps[list(compiled.maps).index("window")]
 
@@ -183,7 +219,7 @@ def _load_side_by_side(programs: Sequence[Program]) -> list[int | ProgramRefused
 
 
 def _link(part: _Part, program_fd: int) -> int:
-    """Descriptor of the link or perf event. Raises HookRefusedError."""
+    """Descriptor of the link or perf event. Raises HooksRefusedError."""
     planned = part.planned
     try:
         if part.program.kind == KPROBE:
@@ -191,10 +227,12 @@ def _link(part: _Part, program_fd: int) -> int:
         return link_program(program_fd, str(planned.symbol) if planned.mechanism == TRACEPOINT else "")
     except OSError as error:
         why = f"cannot attach {planned.mechanism} to {planned.symbol}: {error.strerror}"
-        raise HookRefusedError(planned.hook.name, why) from None
+        raise HooksRefusedError({planned.hook.name: why}) from None
 
 
-def _status(planned: PlannedHook) -> HookStatus:
+def hook_status(planned: PlannedHook) -> HookStatus:
+    """What became of a hook that was planned so, once everything else was loaded."""
     mechanism = None if planned.mechanism == NONE else planned.mechanism
     needed = mechanism is not None or planned.is_missing
-    return HookStatus(planned.hook.name.lower(), planned.symbol, mechanism, "" if mechanism else planned.reason, needed)
+    reason = "" if mechanism else planned.reason
+    return HookStatus(planned.hook.name.lower(), planned.symbol, mechanism, reason, needed, refused=planned.is_refused)

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from uaptrace.errors import CannotTraceError
+from uaptrace.loader.attach import LoaderOptions
+from uaptrace.loader.attaching import hook_status, load_hooks
 from uaptrace.loader.btf import KernelBtf
+from uaptrace.loader.constants import read_constants
 from uaptrace.loader.facts import HostFacts
-from uaptrace.loader.hooks import Need
+from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
+from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
+from uaptrace.loader.program import bpf_folder, use_stub_headers
+from uaptrace.loader.progress import Progress
 
 READY: Final = 0
 DEGRADED: Final = 1
@@ -42,6 +50,14 @@ class CheckResult:
     status: int
     findings: tuple[Finding, ...]
     hooks: tuple[PlannedHook, ...]
+    tried: bool
+    """Each program was loaded, so ``hooks`` are what became of them; else they are only what would be tried."""
+
+    def state(self, planned: PlannedHook) -> str:
+        """``loads``, or HookStatus.state of one that is not attached; ``not tried`` where nothing could be."""
+        if planned.mechanism == NONE:
+            return hook_status(planned).state
+        return "loads" if self.tried else "not tried"
 
     def to_json(self) -> dict[str, Any]:
         """``status`` (ready, degraded, cannot trace), ``exit_status``, ``kernel``, ``findings`` and ``hooks``."""
@@ -55,6 +71,7 @@ class CheckResult:
                     "name": planned.hook.name.lower(),
                     "symbol": planned.symbol,
                     "mechanism": None if planned.mechanism == NONE else planned.mechanism,
+                    "state": self.state(planned),
                     "needed_for": planned.hook.need.value,
                     "purpose": planned.hook.purpose,
                     "reason": planned.reason,
@@ -64,8 +81,11 @@ class CheckResult:
         }
 
 
-def check(facts: HostFacts, kcore_error: str | None, bpf_error: str | None) -> CheckResult:
-    """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not."""
+def check(
+    facts: HostFacts, kcore_error: str | None, bpf_error: str | None, try_hooks: Callable[[HostFacts], tuple[PlannedHook, ...]]
+) -> CheckResult:
+    """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
+    ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook."""
     findings = [
         Finding(
             "root",
@@ -119,22 +139,49 @@ def check(facts: HostFacts, kcore_error: str | None, bpf_error: str | None) -> C
             fatal=False,
         ),
     ]
-    hooks: tuple[PlannedHook, ...] = ()
-    try:
-        with KernelBtf() as btf:
-            hooks = plan_hooks(facts.symbols, facts.attachable, btf.has_function)
-    except CannotTraceError as error:
-        if facts.has_btf:
-            findings.append(Finding("libbpf", False, str(error), "apt-get install libbpf1"))
-        hooks = plan_hooks(facts.symbols, facts.attachable, lambda _: False)
-    missing = [p for p in hooks if p.hook.need is Need.DIRECT_MAP and p.mechanism == NONE]
+    hooks: tuple[PlannedHook, ...] | None = None
+    if all(f.ok or not f.fatal for f in findings):
+        try:
+            hooks = try_hooks(facts)
+        except CannotTraceError as error:
+            findings.append(Finding("programs", False, str(error)))
+    tried = hooks is not None
+    planned = _planned(facts) if hooks is None else hooks
     if any(not f.ok and f.fatal for f in findings):
         status = CANNOT
-    elif missing or any(not f.ok for f in findings):
+    elif any(p.is_missing for p in planned) or any(not f.ok for f in findings):
         status = DEGRADED
     else:
         status = READY
-    return CheckResult(status, tuple(findings), hooks)
+    return CheckResult(status, tuple(findings), planned, tried)
+
+
+def _planned(facts: HostFacts) -> tuple[PlannedHook, ...]:
+    """What would be tried."""
+    try:
+        with KernelBtf() as btf:
+            return plan_hooks(facts.symbols, facts.attachable, btf.has_function)
+    except CannotTraceError:
+        return plan_hooks(facts.symbols, facts.attachable, lambda _: False)
+
+
+def load_everything(facts: HostFacts) -> tuple[PlannedHook, ...]:
+    """Load each program that a command may want, attach none, and say what became of each hook. Raises CannotTraceError."""
+    folder = bpf_folder()
+    use_stub_headers(folder)
+    with contextlib.ExitStack() as opened:
+        kcore = None
+        with contextlib.suppress(OSError):
+            kcore = os.open("/proc/kcore", os.O_RDONLY)
+            opened.callback(os.close, kcore)
+        memory, reader = open_memory("auto", kcore, folder)
+        for fd in reader.values():
+            opened.callback(os.close, fd)
+        btf = opened.enter_context(KernelBtf())
+        constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
+        # The hook that audit takes is among what has to load where there is something to audit.
+        page_alloc = PageAllocHook.ENTRY if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
+        return load_accepted(LoaderOptions(page_alloc=page_alloc), facts, constants, btf, load_hooks, Progress("loader"))[0]
 
 
 def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:

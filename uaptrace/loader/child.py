@@ -7,17 +7,18 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from uaptrace.errors import CannotTraceError
-from uaptrace.loader.attaching import HookRefusedError, attach_hooks, compiled_programs, load_reader
+from uaptrace.loader.attaching import attach_hooks
 from uaptrace.loader.btf import KernelBtf
 from uaptrace.loader.constants import VARIABLES, read_constants
 from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.hooks import SERIES_SYMBOL
-from uaptrace.loader.plan import plan_hooks, wanted_symbols
-from uaptrace.loader.program import boot_constants, bpf_folder, compiler_flags, program_text, use_stub_headers
-from uaptrace.sources.kernel_memory import Kcore, KernelMemory
+from uaptrace.loader.loading import load_accepted, open_memory
+from uaptrace.loader.plan import wanted_symbols
+from uaptrace.loader.program import bpf_folder, use_stub_headers
 from uaptrace.sources.procfs import read_split_counters
 from uaptrace.units import Level
 
@@ -44,45 +45,15 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
     files = _open_files()
     folder = bpf_folder()
     use_stub_headers(folder)
-    memory: KernelMemory
-    if options.page_tables == "kcore" and "kcore" not in files:
-        raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
-    if options.page_tables == "bpf" or "kcore" not in files:
-        from uaptrace.sources.bpf_memory import BpfMemory
-
-        files["reader"], files["window"] = load_reader((folder / "reader.bpf.c").read_text())
-        memory = BpfMemory(files["reader"], files["window"])
-    else:
-        memory = Kcore(files["kcore"])
+    memory, reader = open_memory(options.page_tables, files.get("kcore"), folder)
+    files.update(reader)
     with KernelBtf() as btf:
         constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
         offsets = _offsets(btf)
-        demoted: list[str] = []
         hooked: dict[Level, int] = {}
         say("constants read")
-        while True:
-            plan = plan_hooks(
-                facts.symbols,
-                facts.attachable,
-                btf.has_function,
-                page_alloc=options.page_alloc,
-                mechanism=options.mechanism,
-                knows_flag=bool(constants.gfp_unmapped),
-                demoted=demoted,
-            )
-            flags = compiler_flags(
-                constants, plan, folder, ring_pages=options.ring_bytes // 4096, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks
-            )
-            compiled = compiled_programs(program_text(folder), flags)
-            say("compiled")
-            try:
-                attached = attach_hooks(
-                    compiled, boot_constants(constants), plan, btf.function_id, lambda: hooked.update(read_split_counters() or {})
-                )
-                break
-            except HookRefusedError as error:
-                say(f"{error.hook}: {error.why}")
-                demoted.append(error.hook)
+        attach = partial(attach_hooks, on_split_hooks=lambda: hooked.update(read_split_counters() or {}))
+        _, attached = load_accepted(options, facts, constants, btf, attach, say)
     say("attached")
     message = {
         "nr_cpus": facts.nr_cpus,

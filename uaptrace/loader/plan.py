@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Hook, Need, PageAllocHook
@@ -26,6 +27,8 @@ class PlannedHook:
     reason: str = ""
     is_missing: bool = False
     """Something is not seen for want of it. Not so where the kernel has nothing to be seen there, or it was not asked for."""
+    is_refused: bool = False
+    """It is missing because the kernel refused it however it was tried; ``reason`` has the kernel's own words."""
 
 
 def wanted_symbols() -> frozenset[str]:
@@ -41,18 +44,17 @@ def plan_hooks(
     page_alloc: PageAllocHook = PageAllocHook.AUTO,
     mechanism: str | None = None,
     knows_flag: bool = True,
-    demoted: Iterable[str] = (),
+    refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[PlannedHook, ...]:
     """Choose for every hook.
 
     ``symbols``: functions that the kernel has; ``attachable``: those that ftrace can hook, None where that is not
     known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``knows_flag``: whether the
-    value of the series' gfp flag is known; ``demoted`` are hooks whose first mechanism was refused when it was tried: they get the
-    next one.
+    value of the series' gfp flag is known; ``refused``: what the kernel said to each mechanism of a hook, by its name, that was
+    tried so far: the hook gets the next one.
     """
     has_series = SERIES_SYMBOL in symbols
-    refused = tuple(demoted)
-    planned = (_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.count(hook.name)) for hook in HOOKS)
+    planned = (_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.get(hook.name, ())) for hook in HOOKS)
     return tuple(p if knows_flag or p.mechanism == NONE else _without_flag(p) for p in planned)
 
 
@@ -74,7 +76,7 @@ def _plan(
     has_series: bool,
     page_alloc: PageAllocHook,
     forced: str | None,
-    refusals: int,
+    refusals: Sequence[str],
 ) -> PlannedHook:
     if hook.need is Need.SERIES and not has_series:
         return PlannedHook(hook, None, NONE, "the series is not in this kernel")
@@ -87,13 +89,15 @@ def _plan(
         return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)
     if hook.tracepoint:
         if refusals:
-            return PlannedHook(hook, hook.tracepoint, NONE, f"the kernel refused to attach to {hook.tracepoint}", is_missing=True)
+            return PlannedHook(hook, hook.tracepoint, NONE, refusals[-1], is_missing=True, is_refused=True)
         return PlannedHook(hook, hook.tracepoint, TRACEPOINT)
     if attachable is not None and symbol not in attachable:
         return PlannedHook(hook, symbol, NONE, f"{symbol}() cannot be attached to (not in available_filter_functions)", is_missing=True)
     mechanisms = [m for m in (FENTRY, KPROBE) if m != FENTRY or has_type(symbol)]
     if forced:
         mechanisms = [m for m in mechanisms if m == forced]
-    if refusals >= len(mechanisms):
-        return PlannedHook(hook, symbol, NONE, f"the kernel refused to attach to {symbol}()", is_missing=True)
-    return PlannedHook(hook, symbol, mechanisms[refusals])
+    if not mechanisms:
+        return PlannedHook(hook, symbol, NONE, f"{symbol}() has no type in BTF, which {forced} needs", is_missing=True)
+    if len(refusals) >= len(mechanisms):
+        return PlannedHook(hook, symbol, NONE, refusals[-1], is_missing=True, is_refused=True)
+    return PlannedHook(hook, symbol, mechanisms[len(refusals)])

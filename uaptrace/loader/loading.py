@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans, compiles and loads: again without what the kernel refuses, until it takes the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from uaptrace.errors import CannotTraceError
+from uaptrace.loader.attaching import HooksRefusedError, compiled_programs, load_reader
+from uaptrace.loader.btf import KernelBtf
+from uaptrace.loader.compiled import Compiled
+from uaptrace.loader.facts import HostFacts
+from uaptrace.loader.plan import PlannedHook, plan_hooks
+from uaptrace.loader.program import KernelConstants, boot_constants, bpf_folder, compiler_flags, program_text
+from uaptrace.sources.kernel_memory import Kcore, KernelMemory
+
+if TYPE_CHECKING:
+    from uaptrace.loader.attach import LoaderOptions
+
+Result = TypeVar("Result")
+Use = Callable[[Compiled, Sequence[int], Sequence[PlannedHook], Callable[[str], int]], Result]
+"""attach_hooks() or load_hooks()."""
+
+
+def open_memory(page_tables: str, kcore_fd: int | None, folder: Path) -> tuple[KernelMemory, dict[str, int]]:
+    """Kernel memory as LoaderOptions.page_tables says, and the descriptors ``reader`` and ``window`` where a program reads it.
+
+    ``kcore_fd``: None where it cannot be opened. Raises CannotTraceError.
+    """
+    if page_tables == "kcore" and kcore_fd is None:
+        raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
+    if page_tables != "bpf" and kcore_fd is not None:
+        return Kcore(kcore_fd), {}
+    from uaptrace.sources.bpf_memory import BpfMemory
+
+    reader, window = load_reader((folder / "reader.bpf.c").read_text())
+    return BpfMemory(reader, window), {"reader": reader, "window": window}
+
+
+def load_accepted(
+    options: LoaderOptions, facts: HostFacts, constants: KernelConstants, btf: KernelBtf, use: Use[Result], say: Callable[[str], None]
+) -> tuple[tuple[PlannedHook, ...], Result]:
+    """What became of each hook, and what ``use`` made of those that the kernel takes.
+
+    A hook that is refused is tried by the next mechanism, and left out when there is none. Raises CannotTraceError.
+    """
+    folder = bpf_folder()
+    refused: dict[str, list[str]] = {}
+    while True:
+        plan = plan_hooks(
+            facts.symbols,
+            facts.attachable,
+            btf.has_function,
+            page_alloc=options.page_alloc,
+            mechanism=options.mechanism,
+            knows_flag=bool(constants.gfp_unmapped),
+            refused=refused,
+        )
+        flags = compiler_flags(
+            constants, plan, folder, ring_pages=options.ring_bytes // 4096, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks
+        )
+        compiled = compiled_programs(program_text(folder), flags)
+        say("compiled")
+        try:
+            return plan, use(compiled, boot_constants(constants), plan, btf.function_id)
+        except HooksRefusedError as error:
+            for hook, why in error.refusals.items():
+                say(f"{hook}: {error.logs.get(hook) or why}")
+                refused.setdefault(hook, []).append(why)
