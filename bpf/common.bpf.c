@@ -178,6 +178,16 @@ static __always_inline struct uap_context *make_context(void)
 	return c;
 }
 
+/*
+ * On entry: the task is in such a call already, which cannot be. The return of that one was not seen: a kretprobe has room for
+ * so many calls at a time (maxactive), and what it leaves out (nmissed) is told nowhere else.
+ */
+static __always_inline void expect_outside(u32 inside)
+{
+	if (inside)
+		add(UAP_C_CONTEXT_LOST, 1);
+}
+
 static __always_inline void drop_context_if_idle(struct uap_context *c)
 {
 	u32 key = task_key();

@@ -13,6 +13,7 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 
 	if (!c)
 		return 0;
+	expect_outside(c->in_map);
 	c->in_map = 1;
 	c->map_start_ns = bpf_ktime_get_ns();
 	c->map_pfn = pfn;
@@ -122,6 +123,10 @@ static __always_inline int cpa_enter(u64 cpa)
 
 	if (!c)
 		return 0;
+	/* It calls itself once, for an alias. */
+	expect_outside(c->cpa_depth > 1);
+	if (c->cpa_depth > 1)
+		c->cpa_depth = 0;
 	c->cpa[bounded(c->cpa_depth, 3)] = cpa;
 	if (!c->cpa_depth)
 		c->cpa_start_ns = bpf_ktime_get_ns();

@@ -122,7 +122,7 @@ enum uap_counter {
 	UAP_C_PAGES_ALLOCATED = 24,
 	UAP_C_PAGES_FREED = 25,
 	UAP_C_PAGES_RELEASED = 26,
-	UAP_C_CONTEXT_LOST = 27,	/* no room to remember a task: its calls could not be followed */
+	UAP_C_CONTEXT_LOST = 27,	/* calls that could not be followed: no room to remember the task, or their return was not seen */
 	UAP_C_CACHE_ENTERED = 28,	/* unmapped_pages_alloc() entered; CACHE_ALLOC counts when it returns */
 	UAP_C_REFILL_ORDER = 32,	/* 11 words, by order */
 	UAP_C_RELEASE_ORDER = 44,

@@ -7,6 +7,7 @@ static __always_inline int scan_enter(u64 control)
 
 	if (!c)
 		return 0;
+	expect_outside(c->in_shrink);
 	c->in_shrink = 1;
 	c->shrink_start_ns = bpf_ktime_get_ns();
 	c->shrink_asked = (u32)read_u64(control + UAP_SHRINK_NR_TO_SCAN);

@@ -136,8 +136,9 @@ static __always_inline int cache_alloc_enter(u32 gfp, u32 order)
 	add(UAP_C_CACHE_ENTERED, 1);
 	if (!c)
 		return 0;
-	if (active)
+	if (active && !c->in_cache)
 		__sync_fetch_and_add(active, 1);
+	expect_outside(c->in_cache);
 	c->in_cache = 1;
 	c->cache_start_ns = bpf_ktime_get_ns();
 	c->gfp = gfp;

@@ -58,7 +58,8 @@ class Losses:
         """By kind: no room in the ring."""
         self.missing: Ints = np.zeros(NR_KINDS + 1, np.int64)
         """By kind: put into the ring, but never taken in."""
-        self.missed_runs = 0
+        self.missed_runs: int | None = None
+        """None as long as no reading has said it."""
         self.contexts_lost = 0
         self._emitted_before: Ints | None = None
 
@@ -75,9 +76,9 @@ class Losses:
                 self._emitted_before = emitted if not taken.any() else np.zeros(n, np.int64)
             missing = np.maximum(emitted - self._emitted_before - taken[:n], self.missing)
         contexts = max(int(reading.words[Counter.CONTEXT_LOST]), self.contexts_lost)
-        missed_runs = max(reading.missed_runs, self.missed_runs)
+        missed_runs = self.missed_runs if reading.missed_runs is None else max(reading.missed_runs, self.missed_runs or 0)
         new = (lost - self.lost) + (missing - self.missing)
-        runs = (missed_runs - self.missed_runs) + (contexts - self.contexts_lost)
+        runs = ((missed_runs or 0) - (self.missed_runs or 0)) + (contexts - self.contexts_lost)
         self.lost, self.missing, self.missed_runs, self.contexts_lost = lost, missing, missed_runs, contexts
         return NewLoss(
             records=int(new.sum()),

@@ -107,14 +107,14 @@ class Loss:
     """Records that found no room in the ring; counted in the kernel."""
     lost_by_kind: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     decode_errors: int = 0
-    missed_runs: int = 0
-    """Times the kernel did not run a program at all (bpf_prog_info.recursion_misses)."""
+    missed_runs: int | None = 0
+    """Times the kernel did not run a program at all (bpf_prog_info.recursion_misses); None where it does not say."""
     contexts_lost: int = 0
-    """Times there was no room to remember a task inside a call."""
+    """Calls that could not be followed: no room to remember the task, or their return was not seen."""
 
     @property
     def total(self) -> int:
-        return self.events_lost + self.decode_errors + self.missed_runs + self.contexts_lost
+        return self.events_lost + self.decode_errors + (self.missed_runs or 0) + self.contexts_lost
 
 
 @dataclass(frozen=True, slots=True)

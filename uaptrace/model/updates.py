@@ -107,7 +107,8 @@ class CountersReading:
 
     time_ns: int
     words: NDArray[np.uint64]
-    missed_runs: int
+    missed_runs: int | None
+    """None where the kernel does not say."""
     splits_total: Mapping[Level, int] | None
     """/proc/vmstat direct_map_level2_splits (M2), level3_splits (G1) since boot."""
     collapses_total: Mapping[Level, int] | None

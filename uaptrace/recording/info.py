@@ -59,7 +59,8 @@ class RecordingInfo:
     lost_by_kind: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Records for which the ring had no room, as the last reading of the kernel's counters says; empty where there is none."""
     contexts_lost: int = 0
-    missed_runs: int = 0
+    missed_runs: int | None = None
+    """None where the kernel did not say."""
     has_counters: bool = False
 
     @property
@@ -99,6 +100,8 @@ class RecordingInfo:
             out.append(f"{self.events_lost} events found no room in the ring ({by_kind})")
         if self.contexts_lost:
             out.append(f"{self.contexts_lost} calls could not be followed")
+        if self.has_counters and self.missed_runs is None:
+            out.append("how often the kernel did not run a program is not known")
         if self.missed_runs:
             out.append(f"{self.missed_runs} times the kernel did not run a program")
         if self.start is not None:
@@ -168,7 +171,7 @@ def _read(chain: Chain, progress: Callable[[int, int], None] | None) -> Recordin
         has_baseline=has_baseline,
         lost_by_kind=MappingProxyType(lost),
         contexts_lost=0 if words is None else int(words[Counter.CONTEXT_LOST]),
-        missed_runs=0 if counters is None else counters.missed_runs,
+        missed_runs=None if counters is None else counters.missed_runs,
         has_counters=words is not None,
     )
 

@@ -217,7 +217,8 @@ class Rebase:
         if self._first is None:
             self._first = update
         words = update.words - self._first.words if len(update.words) == len(self._first.words) else update.words
-        return replace(update, words=words.astype(np.uint64), missed_runs=max(update.missed_runs - self._first.missed_runs, 0))
+        missed, before = update.missed_runs, self._first.missed_runs
+        return replace(update, words=words.astype(np.uint64), missed_runs=None if missed is None else max(missed - (before or 0), 0))
 
 
 def _number(said: bytes) -> int:

@@ -58,6 +58,12 @@ class BpfMemory:
         attr = TestRun(prog_fd=self._program_fd, ctx_size_in=8, ctx_in=ctypes.addressof(self._address))
         try:
             bpf(PROG_TEST_RUN, attr)
+        except PermissionError:
+            # Before 5.19 this switch refused every command of bpf(), whatever descriptors the process has.
+            raise CannotTraceError(
+                "this kernel lets no unprivileged process run the program that reads kernel memory: use --page-tables kcore, "
+                "or sysctl -w kernel.unprivileged_bpf_disabled=0"
+            ) from None
         except OSError as error:
             raise OSError(error.errno, f"cannot run the program that reads kernel memory: {error.strerror}") from error
         if attr.retval:

@@ -33,6 +33,13 @@ def object_info(fd: int) -> bytes:
     return info.raw[: attr.info_len]
 
 
-def missed_runs(program_fds: Iterable[int]) -> int:
-    """Times the kernel did not run one of the programs, because it was already running on that CPU. 0 where it does not say."""
-    return sum(int.from_bytes(object_info(fd)[_RECURSION_MISSES : _RECURSION_MISSES + 8], "little") for fd in program_fds)
+def missed_runs(program_fds: Iterable[int]) -> int | None:
+    """Times the kernel did not run one of the programs, because it was already running on that CPU. None where it does not say:
+    an older kernel, or one that tells unprivileged processes nothing (kernel.unprivileged_bpf_disabled)."""
+    total = 0
+    for fd in program_fds:
+        said = object_info(fd)[_RECURSION_MISSES : _RECURSION_MISSES + 8]
+        if len(said) < 8:
+            return None
+        total += int.from_bytes(said, "little")
+    return total

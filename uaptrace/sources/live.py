@@ -43,6 +43,7 @@ CACHE_OPERATIONS: Final = (
     Counter.CACHE_REFILL_UNDONE,
 )
 _STEADY_TRIES: Final = 8
+_KPROBES: Final = ("kprobe", "kretprobe")
 _FAILED_NAMING_NS: Final = 2_000_000_000
 """Addresses without a name are not looked for again within this time: reading /proc/kallsyms is not free."""
 
@@ -224,7 +225,7 @@ class LiveSource:
         return CountersReading(
             time_ns=time.monotonic_ns(),
             words=reading.words,
-            missed_runs=missed_runs(self._loaded.program_fds),
+            missed_runs=self._missed_runs(),
             splits_total=split_counters(vmstat),
             collapses_total=collapse_counters(vmstat),
             direct_map_bytes=direct_map_bytes(meminfo),
@@ -260,6 +261,11 @@ class LiveSource:
         self._loaded.close()
 
     # ---- inside ----
+
+    def _missed_runs(self) -> int | None:
+        """None too where a hook is a kprobe: what the kernel leaves out there (struct kprobe's and kretprobe's nmissed) shows nowhere."""
+        kprobes = any(hook.mechanism in _KPROBES for hook in self._loaded.hooks)
+        return None if kprobes else missed_runs(self._loaded.program_fds)
 
     def _cache_operations(self) -> int:
         return self.count(CACHE_OPERATIONS)

@@ -373,6 +373,8 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
             if number
         ]
         out.extend(wrap(details, width, indent="   ", style="warn"))
+    if loss.missed_runs is None:
+        out.extend(wrap(["how often the kernel left a program out is unknown"], width))
     facts = [f"{words.plural(snapshot.exactness.nr_rereads, 're-read')} of the page tables"]
     if snapshot.reconcile_error_bytes is not None:
         error = snapshot.reconcile_error_bytes

@@ -500,7 +500,7 @@ def _loss(recorded: Recorded) -> str:
         ("events taken in", words.number(loss.events_taken)),
         ("lost, no room in the ring", words.number(loss.events_lost)),
         ("not understood, or sent and missing", words.number(loss.decode_errors)),
-        ("runs of a program that the kernel left out", words.number(loss.missed_runs)),
+        ("runs of a program that the kernel left out", words.UNKNOWN if loss.missed_runs is None else words.number(loss.missed_runs)),
         ("calls that could not be followed", words.number(loss.contexts_lost)),
         ("page tables read again", words.number(end.exactness.nr_rereads)),
         (
