@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -94,12 +95,15 @@ def boot_row(row: Row) -> Run:
     for old in folder.iterdir():
         old.unlink()
     command = [str(TOP / "kernel/boot"), "--kernel", row.kernel, "--memory", row.memory, "--cpus", "2", "--timeout", "1500"]
+    command += ["--starts", str(folder / "starts")]
     if row.levels == 4:
         command += ["--append", "no5lvl"]
     command += ["--", sys.executable, "-m", "tests.vm.guest", str(out), "--recording", str(folder / "run.uaptrace")]
     command += ["--mix-seconds", str(row.mix_seconds), *row.extra]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+    if (starts := int((folder / "starts").read_text())) > 1:
+        warnings.warn(f"the guest of {row.name} died before the command started, and was started {starts} times", stacklevel=2)
     tail = (folder / "log").read_text(errors="replace")[-4000:]
     assert done.returncode == 0, f"the guest of {row.name} ended with status {done.returncode}:\n{tail}"
     return Run(row, json.loads(out.read_text()), folder)

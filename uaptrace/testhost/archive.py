@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import HostError
-from .host import CACHE, locked, output_of, run
+from .host import APT_GET, CACHE, locked, output_of, run
 
 SUITES: Final = ("bookworm", "trixie", "trixie-backports", "bookworm-backports", "bullseye")
 """Where to look for what this machine's release does not have, in this order."""
@@ -79,11 +79,11 @@ class Lists:
         with locked("apt"):
             if self._folder is not None:
                 self._write_configuration(self._folder)
-            run(["apt-get", *self._options(), "-o", "DPkg::Lock::Timeout=300", "update"])
+            run([*APT_GET, *self._options(), "update"])
 
     def download(self, package: Package, folder: Path) -> Path:
         """The package's file in a folder. Lists that are older than the archive's are fetched anew."""
-        command = ["apt-get", *self._options(), "download", f"{package.name}={package.version}"]
+        command = [*APT_GET, *self._options(), "download", f"{package.name}={package.version}"]
         try:
             run(command, cwd=folder)
         except HostError:

@@ -17,6 +17,8 @@ from typing import Final
 from .errors import HostError
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uaptrace"
+APT_GET: Final = (str(Path(__file__).resolve().parents[2] / "kernel/apt-get"),)
+"""Waits for another apt or dpkg that holds the lock."""
 _MORE_PATH: Final = ":/usr/sbin:/sbin"
 """depmod, debootstrap and chroot are where the PATH of an ordinary user does not look."""
 
@@ -69,13 +71,13 @@ def need(program: str, package: str) -> str:
     """The path of a program, installed from its package where that is possible; else HostError names the command."""
     if path := find_program(program):
         return path
-    install = ["apt-get", "install", "-y", "--no-install-recommends", package]
+    install = [*APT_GET, "install", "-y", "--no-install-recommends", package]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise HostError(f"{program} is missing: sudo {shlex.join(install)}")
+        raise HostError(f"{program} is missing: sudo apt-get install {package}")
     note("host", f"installing {package}")
     with locked("apt"):
-        run(["apt-get", "update"])
-        run(install)
+        run([*APT_GET, "update"])
+        run(install, environment={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
     if path := find_program(program):
         return path
     raise HostError(f"package {package} has no {program}")
