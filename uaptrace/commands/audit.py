@@ -10,14 +10,17 @@ from pathlib import Path
 import click
 
 from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import AuditFoundError
 from uaptrace.loader.hooks import PageAllocHook
 
 
-@click.command()
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.command(cls=StrictCommand)
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
@@ -31,6 +34,7 @@ def audit(
     from uaptrace.reports.documents import audit_to_json
     from uaptrace.reports.text import audit_to_text
 
+    check_files(recordings=[replay], ready_file=ready_file)
     snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_file=ready_file, auto_hook=PageAllocHook.ENTRY)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))

@@ -8,6 +8,7 @@ import platform
 
 import click
 
+from uaptrace.commands.strict import StrictCommand
 from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
 from uaptrace.loader.check import check as check_host
 from uaptrace.loader.constants import VARIABLES
@@ -16,7 +17,7 @@ from uaptrace.loader.hooks import Need
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from uaptrace.commands.types import RingSize
 from uaptrace.errors import CannotTraceError
+from uaptrace.files import touch
 from uaptrace.loader.attach import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.progress import Progress
+from uaptrace.places import descriptor_of
 
 if TYPE_CHECKING:
     # Imported while the loader works: see live_session().
@@ -31,26 +34,6 @@ if TYPE_CHECKING:
     from uaptrace.sources.live import LiveSource
 
 F = TypeVar("F", bound=Callable[..., Any])
-_SIZES = {"K": 10, "M": 20, "G": 30}
-
-
-class Size(click.ParamType[int]):
-    """``64K``, ``16M``: a power of two of at least a page, in bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value).upper().removesuffix("B").removesuffix("I")
-        shift = _SIZES.get(text[-1:], 0)
-        number = text[:-1] if shift else text
-        if not number.isdigit():
-            self.fail(f"{value!r} is no size: give bytes, or 64K, 16M, 1G", param, ctx)
-        size = int(number) << shift
-        if size < 4096 or size & (size - 1):
-            self.fail(f"{value!r} is not a power of two of at least 4096 bytes", param, ctx)
-        return size
 
 
 def tracing_options(command: F) -> F:
@@ -61,7 +44,7 @@ def tracing_options(command: F) -> F:
         return value
 
     for option in (
-        click.option("--ring-size", "ring_bytes", type=Size(), default=f"{DEFAULT_RING_BYTES >> 20}M", show_default=True,
+        click.option("--ring-size", "ring_bytes", type=RingSize(), default=f"{DEFAULT_RING_BYTES >> 20}M", show_default=True,
                      expose_value=False, callback=gather, help="Size of the ring buffer between kernel and daemon."),
         click.option("--page-alloc-hook", "page_alloc", type=click.Choice([h.value for h in PageAllocHook]), default="auto",
                      show_default=True, expose_value=False, callback=gather,
@@ -165,12 +148,15 @@ def settle_memory() -> None:
 def announce(ready_file: Path | None) -> None:
     """Make the file that others wait for, now that tracing has begun."""
     if ready_file is not None:
-        ready_file.touch()
+        touch(ready_file)
 
 
-def folder_of(file: Path | None) -> Path | None:
-    """The folder in which a file will be made, for live_session(privileges_of=...)."""
-    return None if file is None else file.absolute().parent
+def folder_of(*files: Path | None) -> Path | None:
+    """The folder in which the first file that is given will be made, for live_session(privileges_of=...)."""
+    for file in files:
+        if file is not None and descriptor_of(str(file)) is None:
+            return file.absolute().parent
+    return None
 
 
 ready_file_option = click.option(

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.commands.live import tracing_options
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import UsageError
 from uaptrace.model.state import KernelState
@@ -26,16 +29,14 @@ WINDOW_REGIONS: Final = 16
 """How many 2M regions --around shows."""
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Write a picture.")
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write a picture.")
 @click.option("--json", "as_json", is_flag=True, help="Ranges and figures as JSON.")
 @click.option("--zone", "zones", multiple=True, metavar="NAME", help="Only this zone (DMA32, Normal, ...); may be repeated.")
 @click.option("--node", "nodes", multiple=True, type=click.IntRange(min=0), help="Only this node; may be repeated.")
 @click.option("--around", "around_pfn", type=click.IntRange(min=0), metavar="PFN", help="Page by page around this page.")
-@click.option(
-    "--duration", "duration_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Watch for so many seconds first."
-)
+@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Watch for so many seconds first.")
 @connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
@@ -57,6 +58,7 @@ def map(
     """The direct map as a picture: what is in 1G, 2M and 4K mappings, and what is absent."""
     from uaptrace.reports.map_picture import MapPicture, NamedRange
 
+    check_files([png, svg], recordings=[replay])
     ranges = []
     if zones or nodes:
         if replay is not None or connect is not None:
@@ -69,7 +71,7 @@ def map(
             first = max(0, around_pfn // PAGES_PER_2M - WINDOW_REGIONS)
             pages.append((first * PAGES_PER_2M, state.direct_map.page_states(first, 2 * WINDOW_REGIONS)))
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True, on_state=keep_pages)
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True, outputs=[png, svg], on_state=keep_pages)
     picture = MapPicture(snapshot, ranges=ranges, around_pfn=around_pfn, pages=pages[0] if pages else None, window_regions=WINDOW_REGIONS)
     if png:
         picture.write_png(png)

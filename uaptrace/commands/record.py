@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import Size, announce, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.outputs import check_files
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import Size, seconds
+from uaptrace.errors import UsageError
 from uaptrace.plain import plain
 
 if TYPE_CHECKING:
@@ -18,12 +23,12 @@ if TYPE_CHECKING:
     from uaptrace.sources.live import LiveSource
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write.")
+@click.command(cls=StrictCommand)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write (-: standard output).")
 @click.option("--overwrite", is_flag=True, help="Replace a recording of that name.")
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option("--max-size", "max_bytes", type=Size(), help="Begin the next part (FILE.1, ...) at this size.")
-@click.option("--max-age", "max_age_s", type=click.FloatRange(min=1), help="Begin the next part after so many seconds.")
+@click.option("--max-age", "max_age_s", type=seconds(1), help="Begin the next part after so many seconds.")
 @click.option("--max-parts", type=click.IntRange(min=2), help="Keep so many parts.")
 @ready_file_option
 @tracing_options
@@ -39,6 +44,11 @@ def record(
     ready_file: Path | None,
 ) -> None:
     """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
+    check_files([output], ready_file=ready_file)
+    if str(output) == "-" and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal: give -o FILE, or send it to a file or a pipe")
+    if output.is_file() and not overwrite:
+        raise UsageError(f"{output} exists: choose another name, or allow it to be overwritten")
     writers: list[RecordingWriter] = []
 
     def make_writer(source: LiveSource) -> RecordingWriter:
@@ -57,9 +67,7 @@ def record(
 
     # A recorder makes new parts in its folder while it runs, so it stays the user that may write there; it keeps no capability
     # where that user is not root.
-    with live_session(
-        loader_options(ctx), make_writer, privileges_of=output.absolute().parent, meanwhile=["uaptrace.recording"]
-    ) as session:
+    with live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session:
         writer = writers[0]
         announce(ready_file)
         with contextlib.closing(writer), stopped_by_signals(session.stop):

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
 from uaptrace.plain import plain
 from uaptrace.units import format_bytes
@@ -27,6 +29,7 @@ def recording() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(file: str, as_json: bool) -> None:
     """What FILE (and the parts that follow it) has, and what is missing."""
+    check_files(recordings=[Path(file)])
     from uaptrace.recording import recording_info
 
     with progress_bar("reading") as progress:

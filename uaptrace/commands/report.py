@@ -8,16 +8,20 @@ from pathlib import Path
 
 import click
 
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.strict import StrictCommand
 from uaptrace.errors import UsageError
 from uaptrace.plain import plain
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.argument("recordings", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write; without it Markdown and JSON go to the terminal.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; standard output without it, or with -."
+)
 @click.option("--format", "format_", type=click.Choice(["html", "md", "json"]), help="By the name of the output where it is not given.")
 def report(recordings: tuple[Path, ...], output: Path | None, format_: str | None) -> None:
     """One self-contained page out of a recording, or out of two to compare.
@@ -31,8 +35,9 @@ def report(recordings: tuple[Path, ...], output: Path | None, format_: str | Non
         format_ = "html" if output is None else SUFFIXES.get(output.suffix.lower(), "html")
     if output is None and format_ == "html":
         raise UsageError("where should the page go? Give -o report.html, or --format md or json")
+    check_files([output], recordings=recordings)
 
-    from uaptrace.reports.files import write_whole
+    from uaptrace.files import write_whole
     from uaptrace.reports.page.gather import gather
     from uaptrace.reports.page.page import page
     from uaptrace.reports.page.texts import report_to_json, report_to_markdown

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.outputs import check_files
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import SPEED
 
 if TYPE_CHECKING:
     from uaptrace.exporter.web_config import ConfigWatch
@@ -20,13 +23,13 @@ if TYPE_CHECKING:
 _SERVER = "uaptrace.exporter.server"
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--listen", default="127.0.0.1:9970", show_default=True, metavar="ADDRESS:PORT", help="Where to serve.")
 @click.option(
     "--web.config.file", "web_config", type=click.Path(path_type=Path), metavar="FILE", help="TLS and passwords (docs/serving.md)."
 )
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Serve a recording instead of tracing.")
-@click.option("--speed", type=click.FloatRange(min=0.01), help="With --replay: recorded seconds a second; all at once without it.")
+@click.option("--speed", type=SPEED, help="With --replay: recorded seconds a second; all at once without it.")
 @ready_file_option
 @tracing_options
 @click.pass_context
@@ -34,6 +37,7 @@ def serve(
     ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_file: Path | None
 ) -> None:
     """Serve /metrics, /healthz, /readyz and /snapshot until SIGINT or SIGTERM."""
+    check_files(recordings=[replay], others=[web_config], ready_file=ready_file)
     config = None
     if web_config:
         from uaptrace.exporter.web_config import ConfigWatch

@@ -11,12 +11,15 @@ from typing import Any, cast
 import click
 
 from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
 
 
-@click.command()
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.command(cls=StrictCommand)
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option(
     "--group-by",
     type=click.Choice(["row", "cause", "process", "cgroup", "stack"]),
@@ -46,14 +49,15 @@ def splits(
     ready_file: Path | None,
 ) -> None:
     """Who split large mappings, when, and by which way through the kernel."""
+    from uaptrace.files import write_whole
     from uaptrace.reports.documents import GroupBy, splits_to_json
-    from uaptrace.reports.files import write_whole
     from uaptrace.reports.text import folded_stacks, splits_to_text
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_file=ready_file)
+    check_files([folded], recordings=[replay], ready_file=ready_file)
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_file=ready_file, outputs=[folded])
     grouping = cast("GroupBy", group_by)
     if folded:
-        write_whole(folded, folded_stacks(snapshot).encode())
+        write_whole(folded, folded_stacks(snapshot).encode(errors="replace"))
     if as_json:
         document: dict[str, Any] = splits_to_json(snapshot, grouping)
         click.echo(json.dumps(document))

@@ -25,20 +25,23 @@ from uaptrace.commands.live import (
     stopped_by_signals,
     tracing_options,
 )
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option, open_feed
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import SPEED, seconds
 from uaptrace.errors import UsageError
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--once", is_flag=True, help="Print one snapshot after --interval, for scripts.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: as JSON (docs/json.md).")
-@click.option("--interval", "interval_s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
+@click.option("--interval", "interval_s", type=seconds(0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
 @connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show a recording.")
-@click.option("--speed", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
+@click.option("--speed", type=SPEED, default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
 @click.option("--at", "at_text", metavar="TIME", help="With --replay: begin at 90, 1:30, 50% or end.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint too.")
 @ready_file_option
@@ -63,6 +66,11 @@ def top(
         raise UsageError("--connect and --replay exclude each other")
     if at_text and not replay:
         raise UsageError("--at goes with --replay")
+    if ready_file and (replay or connect):
+        raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
+    if listen and (replay or connect):
+        raise UsageError("--listen goes with tracing; uaptrace serve --replay serves a recording")
+    check_files(recordings=[replay], ready_file=ready_file)
     if replay is not None:
         _replay(replay, speed, at_text, once, as_json)
     elif connect is not None:

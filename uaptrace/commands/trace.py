@@ -9,19 +9,23 @@ from pathlib import Path
 import click
 
 from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.commands.outputs import check_files
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import seconds
 from uaptrace.model.updates import Records
 from uaptrace.reports.lines import EventPrinter
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each event.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Print a recording's events.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds (alloc, free, split, ...); may be repeated.")
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @tracing_options
 @click.pass_context
 def trace(ctx: click.Context, as_json: bool, replay: Path | None, kinds: tuple[str, ...], duration_s: float | None) -> None:
     """One line for each event, like strace."""
+    check_files(recordings=[replay])
     printer = EventPrinter(sys.stdout, as_json=as_json, kinds=kinds)
     if replay is not None:
         from uaptrace.recording import read_updates

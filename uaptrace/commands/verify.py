@@ -11,17 +11,18 @@ from typing import Any
 import click
 
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.outputs import check_files
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import seconds
 from uaptrace.errors import NotProvenError, UsageError, VerifyFoundError
 from uaptrace.verification import Verdict, counters_verdict, map_verdict
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option(
     "--oracle", type=click.Choice(["kcore", "ptdump", "counters"]), default="kcore", show_default=True, help="What to compare with."
 )
-@click.option(
-    "--duration", "duration_s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Trace for so many seconds first."
-)
+@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Trace for so many seconds first.")
 @click.option("--until", "until_file", type=click.Path(path_type=Path), metavar="FILE", help="Trace until this file exists.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @ready_file_option
@@ -37,6 +38,7 @@ def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path 
     ptdump    the kernel's own dump of them (CONFIG_PTDUMP_DEBUGFS)
     counters  meminfo's DirectMap changes, vmstat's splits, debugfs' rows
     """
+    check_files(others=[until_file], ready_file=ready_file)
     with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
         if oracle == "ptdump" and session.source.read_ptdump() is None:
             raise UsageError("this kernel has no page table dump (CONFIG_PTDUMP_DEBUGFS): use --oracle kcore")

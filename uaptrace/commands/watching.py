@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,14 @@ def watched_snapshot(
     *,
     regions: bool = False,
     ready_file: Path | None = None,
+    outputs: Iterable[Path | None] = (),
     auto_hook: PageAllocHook = PageAllocHook.AUTO,
     on_state: Callable[[KernelState], None] | None = None,
 ) -> Snapshot:
     """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM), and then
-    ``on_state`` is given the model behind it. ``auto_hook``: see loader_options()."""
+    ``on_state`` is given the model behind it. ``auto_hook``: see loader_options(). ``outputs``: what its user will write afterwards."""
+    if ready_file is not None and (replay is not None or connect is not None):
+        raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
     if replay is not None and connect is not None:
         raise UsageError("--connect and --replay exclude each other")
     if at_text is not None and replay is None:
@@ -52,7 +55,7 @@ def watched_snapshot(
     elif connect is not None:
         snapshot = open_feed(connect).latest(regions=regions)
     else:
-        with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file)) as session:
+        with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file, *outputs)) as session:
             session.keep_regions = regions
             announce(ready_file)
             with stopped_by_signals(session.stop):

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import Finite, Size
 from uaptrace.errors import RecordingError, UsageError
 from uaptrace.plain import plain
 
@@ -31,26 +33,13 @@ _POLICIES: Final = (
     "unmapped_alloc",
 )
 _KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
-_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _DEFAULT_MEMORY: Final = 4 << 30
 _DEFAULT_FRAGMENTATION: Final = 0.3
 _SLOW_FROM: Final = 100_000
 """Requests from which it matters that the engine is not compiled."""
 
 
-class _Size(click.ParamType[int]):
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a size such as 4G or 512M", param, ctx)
-        return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
-
-
-@click.command()
+@click.command(cls=StrictCommand)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--synthetic", type=click.Choice(_KINDS), help="Make requests of this kind instead of reading a recording.")
 @click.option(
@@ -60,17 +49,17 @@ class _Size(click.ParamType[int]):
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Only this design; may be given several times. [default: all]"
 )
-@click.option("--memory", type=_Size(), help="Physical memory, such as 4G. [default: the recorded host's, else 4G]")
+@click.option("--memory", type=Size(), help="Physical memory, such as 4G. [default: the recorded host's, else 4G]")
 @click.option(
     "--fragmentation",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     help="Share of the free memory that is in blocks below 2M. [default: the recorded buddyinfo, else 0.3]",
 )
 @click.option(
     "--map", "map_source", type=click.Choice(["fresh", "recorded"]), default="fresh", show_default=True, help="Direct map to begin with."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart to this .svg or .png file.")
+@click.option("--chart", type=click.Path(path_type=Path), metavar="FILE", help="Write a chart to this .svg or .png file.")
 def whatif(
     file: Path | None,
     synthetic: str | None,
@@ -94,6 +83,7 @@ def whatif(
         raise UsageError("give either a recording or --synthetic KIND")
     if chart is not None and chart.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"{chart}: a chart is an .svg or .png file; give it such a name")
+    check_files([chart], recordings=[file])
     if synthetic is not None:
         if map_source == "recorded":
             raise UsageError("--map recorded needs a recording; leave it out with --synthetic")

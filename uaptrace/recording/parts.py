@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -15,9 +16,11 @@ def part_path(path: Path, part: int) -> Path:
 def existing_parts(path: Path) -> dict[int, Path]:
     """Parts of ``path`` that are there, by number, in ascending order."""
     pattern = re.compile(re.escape(path.name) + r"\.([1-9]\d*)")
-    found = {0: path} if path.is_file() else {}
-    if path.parent.is_dir():
-        numbers = (pattern.fullmatch(p.name) for p in path.parent.iterdir())
+    found = {}
+    with contextlib.suppress(OSError):  # A name that cannot be, or a folder that cannot be listed: its parts cannot be known.
+        if path.is_file():
+            found[0] = path
+        numbers = [pattern.fullmatch(p.name) for p in path.parent.iterdir()]
         found.update({int(m[1]): path.with_name(m[0]) for m in numbers if m})
     return dict(sorted(found.items()))
 

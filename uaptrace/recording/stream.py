@@ -50,14 +50,12 @@ class BatchStream:
         self.tail: Tail | None = None
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise RecordingError(
-                    f"{path}: not a file: a recording is read more than once, so write what comes from a pipe to a file first"
-                )
+                raise RecordingError(f"{path}: not a regular file: write what comes from a pipe to a file first, it is read twice")
             self._file = pa.OSFile(os.fsencode(path))
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error).splitlines()[0])
-            parts = existing_parts(path)
-            if isinstance(error, FileNotFoundError) and parts:
+            parts = existing_parts(path) if isinstance(error, FileNotFoundError) else {}
+            if parts:
                 reason = f"no such file, but its part {next(iter(parts.values()))} is there"
             raise RecordingError(f"{path}: cannot be opened: {reason}") from None
         self.size_bytes: Final = int(self._file.size())

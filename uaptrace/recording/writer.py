@@ -8,26 +8,29 @@ first of them. A second thread asks the kernel to bring each message to the disk
 from __future__ import annotations
 
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 import uaptrace
-from uaptrace.errors import RecordingError, UsageError
+from uaptrace.errors import ReaderGoneError, RecordingError, UaptraceError
 from uaptrace.events import Kind
+from uaptrace.files import write_some
 from uaptrace.model.updates import Cgroups, Records, Start, Symbols, Update
 from uaptrace.recording import schema
 from uaptrace.recording.codec import EncodedUpdate, encode
 from uaptrace.recording.columns import ColumnBuffer
 from uaptrace.recording.errors import RecordingStoppedError
-from uaptrace.recording.parts import existing_parts, part_path
+from uaptrace.recording.output import PartFiles
+from uaptrace.recording.parts import part_path
 from uaptrace.wire import RECORD, Batch
 
 K = TypeVar("K")
@@ -50,8 +53,9 @@ class RecordingWriter:
     ``sync``: also bring each batch to the disk (fdatasync in a second thread), so that a power cut costs no more than a kill.
     ``clock``: seconds, monotonic.
 
-    Every method but ``close`` raises RecordingStoppedError when the file cannot be written; the file then ends with its last complete
-    batch, is closed, and later calls raise the same error.
+    Every method but ``close`` raises RecordingStoppedError when the file cannot be written (ReaderGoneError: it is a pipe, and nobody
+    reads it any more); the file then ends with its last complete batch, is closed, and later calls raise the same error. ``path`` may
+    be ``-``, standard output.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class RecordingWriter:
         self._flush_interval_s = flush_interval_s
         self._clock = clock
         self._id = uuid.uuid4().hex.encode()
-        self._failed: RecordingStoppedError | None = None
+        self._failed: UaptraceError | None = None
         self._fd = -1
+        self._regular = True
         self._good_bytes = 0
         self._columns = ColumnBuffer()
         self._chunks: list[bytes] = []
@@ -92,13 +97,12 @@ class RecordingWriter:
         self._remembered = _Remembered() if self._rotates else None
         self._syncing: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, "recording-sync") if sync else None
-        parts = existing_parts(self.path)
-        if parts and not overwrite:
-            raise UsageError(f"{next(iter(parts.values()))} exists: choose another name, or allow it to be overwritten")
-        for number, old in parts.items():
-            if number:
-                old.unlink()
-        self._open_part()
+        self._files = PartFiles(self.path, overwrite=overwrite, rotates=self._rotates)
+        try:
+            self._open_part()
+        except BaseException:
+            self._files.close()
+            raise
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -139,6 +143,7 @@ class RecordingWriter:
         if self._failed is None and self._fd >= 0:
             self._write_batch()
             self._close_part()
+        self._files.close()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -188,7 +193,9 @@ class RecordingWriter:
         written = 0
         try:
             while written < len(raw):
-                written += os.write(self._fd, raw[written:])
+                written += write_some(self._fd, raw[written:])
+        except BrokenPipeError:
+            self._end(ReaderGoneError())
         except OSError as error:
             self._stop(error)
         self._good_bytes += written
@@ -196,7 +203,7 @@ class RecordingWriter:
         self._sync()
 
     def _sync(self) -> None:
-        if self._pool is None or (self._syncing is not None and not self._syncing.done()):
+        if self._pool is None or not self._regular or (self._syncing is not None and not self._syncing.done()):
             return
         try:
             if self._syncing is not None:
@@ -212,15 +219,21 @@ class RecordingWriter:
             os.fsync(self._fd)
         except OSError:
             pass  # the reader finds the end of the last complete batch by itself
+        reason = error.strerror or str(error)
+        self._end(
+            RecordingStoppedError(
+                f"{name}: recording stopped: {reason}; its first {self._good_bytes} bytes stay readable, make room and record again"
+            )
+        )
+
+    def _end(self, reason: UaptraceError) -> NoReturn:
+        """Nothing more can be written; every later call says why."""
         self._wait_for_sync()
         os.close(self._fd)
         self._fd = -1
         self._stream = None
-        reason = error.strerror or str(error)
-        self._failed = RecordingStoppedError(
-            f"{name}: recording stopped: {reason}; its first {self._good_bytes} bytes stay readable, make room and record again"
-        )
-        raise self._failed from None
+        self._failed = reason
+        raise reason from None
 
     def _wait_for_sync(self) -> None:
         if self._syncing is not None:
@@ -228,14 +241,13 @@ class RecordingWriter:
             self._syncing = None
 
     def _open_part(self) -> None:
-        name = part_path(self.path, self.part)
         try:
-            self._fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            failed = RecordingStoppedError(f"{name}: cannot be written: {error.strerror}; choose another place")
+            self._fd = self._files.open(self.part)
+        except UaptraceError as error:
             if self.part:
-                self._failed = failed
-            raise failed from None
+                self._failed = error
+            raise
+        self._regular = not self._files.given and stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._good_bytes = 0
         self._part_begin_s = self._clock()
         metadata = {
@@ -255,7 +267,7 @@ class RecordingWriter:
             self._stream = None
         self._wait_for_sync()
         try:
-            if self._pool is not None:
+            if self._pool is not None and self._regular:
                 os.fsync(self._fd)
         except OSError as error:
             self._stop(error)
@@ -273,9 +285,7 @@ class RecordingWriter:
         self._open_part()
         self._write_head(readings)
         if self._max_parts is not None:
-            for number, old in existing_parts(self.path).items():
-                if number <= self.part - self._max_parts:
-                    old.unlink()
+            self._files.remove_before(self.part - self._max_parts + 1)
 
     def _write_head(self, readings: list[Update]) -> None:
         seen = self._remembered

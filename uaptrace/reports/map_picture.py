@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.errors import UsageError
+from uaptrace.files import write_whole
 from uaptrace.model.snapshot import RegionTable, Snapshot
 from uaptrace.model.updates import PAGE_ABSENT, PAGE_HOLE
 from uaptrace.reports import map_scene
 from uaptrace.reports.documents import SCHEMA, snapshot_head
-from uaptrace.reports.files import write_whole
 from uaptrace.reports.map_scene import FAINT, GRID_WIDTH, INK, LEFT, PALETTE, PAPER, RIGHT, Block, Box, Label, Scene
 from uaptrace.units import PAGES_PER_2M, Level
 from uaptrace.views import map_grid, panels, words
@@ -189,7 +189,7 @@ class MapPicture:
 
     def write_svg(self, path: str | os.PathLike[str]) -> None:
         """Writes an SVG that needs nothing beside it. Raises UsageError where it cannot be written."""
-        write_whole(path, self.to_svg().encode())
+        write_whole(path, self.to_svg().encode(errors="replace"))
 
     def to_png(self) -> bytes:
         """The picture as PNG."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from uaptrace.errors import UsageError
+from uaptrace.files import write_whole
 from uaptrace.policies.layout import Count, Design
 from uaptrace.policies.memory import Memory
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Outcome
-from uaptrace.reports.files import write_whole
 from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level, format_bytes
 
 TITLES: Final = {
