@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from uaptrace.errors import UaptraceError, UsageError
@@ -394,3 +398,61 @@ def test_write_whole_to_a_slow_reader(tmp_path: Path) -> None:
         os.close(writing)
         assert reader.stdout is not None
         assert reader.stdout.read().split()[0] == hashlib.sha256(data).hexdigest()
+
+
+# Recordings for others
+
+
+def kernel_addresses(recording: Path) -> list[str]:
+    """Whatever in the columns of a recording looks like an address of the kernel's half, as a number, in text or in bytes."""
+
+    def is_address(word: int) -> bool:
+        return word >> 47 == (1 << 17) - 1 and word != (1 << 64) - 1
+
+    found: list[str] = []
+    with pa.OSFile(str(recording)) as file:
+        table = pa.ipc.open_stream(file).read_all()
+    found += re.findall(r"f{4}[89a-f][0-9a-f]{11}", str(table.schema.to_string(show_field_metadata=True, show_schema_metadata=True)))
+    for name in table.column_names:
+        for value in table[name].to_pylist():
+            if isinstance(value, str):
+                found += re.findall(r"f{4}[89a-f][0-9a-f]{11}", value)
+            elif isinstance(value, bytes):
+                found += [hex(word) for word in np.frombuffer(value[: len(value) // 8 * 8], "<u8").tolist() if is_address(word)]
+            elif value is not None and is_address(value):
+                found.append(hex(value))
+    return found
+
+
+def without_names(text: str, path: Path) -> str:
+    """Output without the file's name, numbers of stacks, and with one word for each address without a name."""
+    text = re.sub(r'"stack_id": \d+', '"stack_id": 1', text)
+    return re.sub(r"0xf{4}[0-9a-f]{12}|\[unnamed \d+\]", "ADDRESS", text.replace(str(path), "FILE").replace(path.name, "FILE"))
+
+
+def test_a_shared_recording_has_no_kernel_address_and_answers_the_same(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.rec"
+    assert kernel_addresses(RECORDING)
+    done = uaptrace("recording", "share", RECORDING, shared)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert kernel_addresses(shared) == []
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o600
+    for command in (["splits", "--replay"], ["top", "--once", "--json", "--replay"], ["report", "--format", "json"]):
+        before, after = (without_names(uaptrace(*command, path).stdout, path) for path in (RECORDING, shared))
+        assert before == after
+
+
+def test_stacks_of_a_shared_recording_tell_nothing_by_their_numbers(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.rec"
+    assert uaptrace("recording", "share", RECORDING, shared).returncode == 0
+    with pa.OSFile(str(shared)) as file:
+        numbers = pa.ipc.open_stream(file).read_all()["stack_id"].to_numpy()
+    assert numbers.max() == len(np.unique(numbers)) - 1
+
+
+def test_what_was_not_ended_is_not_ended_when_it_is_shared(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.rec"
+    cut.write_bytes(RECORDING.read_bytes()[:-20_000])
+    shared = tmp_path / "shared.rec"
+    assert uaptrace("recording", "share", cut, shared).returncode == 0
+    assert not json.loads(uaptrace("recording", "info", "--json", shared).stdout)["parts"][0]["closed"]

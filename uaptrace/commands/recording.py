@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``uaptrace recording``: what a recording has, what is missing, and how to cut off a damaged end."""
+"""``uaptrace recording``: what a recording has, what is missing, how to cut off a damaged end, and how to give one away."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def trim(file: str) -> None:
 
     removed = trim_file(file)
     click.echo(plain(f"{file}: {removed} bytes removed" if removed else f"{file}: nothing to remove"))
+
+
+@recording.command()
+@click.argument("file", type=click.Path())
+@click.argument("output", type=click.Path(allow_dash=True))
+@click.option("--overwrite", is_flag=True, help="Replace a recording that is there.")
+def share(file: str, output: str, overwrite: bool) -> None:
+    """Write FILE (and the parts that follow it) to OUTPUT without kernel addresses, so that others may have it.
+
+    With addresses and names together, a reader could compute where the kernel was loaded in that boot. Names of processes, cgroups
+    and functions stay.
+    """
+    check_files([Path(output)], recordings=[Path(file)])
+    from uaptrace.recording.share import share as write_shared
+
+    with progress_bar("writing") as progress:
+        nr_records = write_shared(file, output, overwrite=overwrite, progress=progress)
+    click.echo(plain(f"{output}: {nr_records:,} events, no kernel addresses"), err=output == "-")
 
 
 def info_to_json(found: RecordingInfo) -> dict[str, Any]:

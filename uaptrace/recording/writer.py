@@ -138,10 +138,12 @@ class RecordingWriter:
         self._write_batch()
         self.flush_if_due()
 
-    def close(self) -> None:
-        """Write what waits and the mark that says that the recording was ended on purpose. Safe to call twice."""
+    def close(self, *, complete: bool = True) -> None:
+        """Write what waits and, if it is ``complete``, the mark that says that the recording was ended on purpose. Safe to call twice."""
         if self._failed is None and self._fd >= 0:
             self._write_batch()
+            if not complete:
+                self._stream = None
             self._close_part()
         self._files.close()
         if self._pool is not None:
