@@ -29,6 +29,8 @@ def btf_with(*enums: tuple[str, dict[str, int]]) -> bytes:
         nonlocal strings
         if not text:
             return 0
+        if (kept := strings.find(b"\0" + text.encode() + b"\0")) >= 0:
+            return kept + 1
         at = len(strings)
         strings += text.encode() + b"\0"
         return at
@@ -46,6 +48,15 @@ def test_a_gfp_bit_is_looked_up_where_it_is_an_enumerator() -> None:
     assert enumerator_value(btf, "ZONE_DMA") is None, "of an enum that has a name"
     assert enumerator_value(btf, "___GFP_UNMAPPED") is None, "the beginning of a name is not the name"
     assert gfp_unmapped(26, "") == 1 << 26
+
+
+def test_an_enumerator_is_that_of_the_enum_with_the_right_name() -> None:
+    btf = btf_with(
+        ("", {"PB_unmapped": 1}), ("pageblock_bits_of_old", {"PB_unmapped": 2}), ("pageblock_bits", {"PB_migrate": 0, "PB_unmapped": 7})
+    )
+    assert enumerator_value(btf, "PB_unmapped", "pageblock_bits") == 7
+    assert enumerator_value(btf, "PB_unmapped") == 1
+    assert enumerator_value(btf, "PB_unmapped", "pageblock") is None
 
 
 def test_a_number_that_looks_like_the_name_is_not_taken_for_it() -> None:

@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from uaptrace.testhost import kernel_sources
+
 TOP = Path(__file__).parents[2]
+OTHER = "patched-other"
+"""The series on the source that this machine's release does not have."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,14 @@ class Row:
 
     @property
     def series(self) -> bool:
-        return self.kernel == "patched"
+        return self.kernel.startswith("patched")
+
+    def kernel_name(self) -> str:
+        """As kernel/boot knows it."""
+        if self.kernel != OTHER:
+            return self.kernel
+        default = kernel_sources.default_base()
+        return next(f"patched-{base}" for base in kernel_sources.BASES if base != default)
 
 
 ROWS = (
@@ -42,6 +53,7 @@ ROWS = (
         extra=("--page-alloc", "entry", "--pressure", "--faults", "--small-ring", "--commands"),
     ),
     Row("patched-4-level", "patched", 4, extra=("--then-tracepoint",)),
+    Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
     # 1G mappings appear in a guest of 6 GB or more.
@@ -94,7 +106,7 @@ def boot_row(row: Row) -> Run:
     out = folder / "result.json"
     for old in folder.iterdir():
         old.unlink()
-    command = [str(TOP / "kernel/boot"), "--kernel", row.kernel, "--memory", row.memory, "--cpus", "2", "--timeout", "1500"]
+    command = [str(TOP / "kernel/boot"), "--kernel", row.kernel_name(), "--memory", row.memory, "--cpus", "2", "--timeout", "1500"]
     command += ["--starts", str(folder / "starts")]
     if row.levels == 4:
         command += ["--append", "no5lvl"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 from uaptrace.errors import CannotTraceError
@@ -81,11 +82,11 @@ class KernelBtf:
         type_id = self._find(name, _KIND_STRUCT)
         return type_id > 0 and self._offset(type_id, member) is not None
 
-    def enumerator(self, name: str) -> int | None:
-        """Value of an enumerator of an enum that has no name itself; None where the kernel has none."""
+    def enumerator(self, name: str, enum: str = "") -> int | None:
+        """Value of an enumerator of the enum of that name, or of one that has no name itself; None where the kernel has none."""
         size = ctypes.c_uint32()
         address = self._lib.btf__raw_data(self._btf, ctypes.byref(size))
-        return enumerator_value(ctypes.string_at(address, size.value), name) if address else None
+        return enumerator_value(ctypes.string_at(address, size.value), name, enum) if address else None
 
     def _struct(self, name: str) -> int:
         type_id = self._find(name, _KIND_STRUCT)
@@ -120,8 +121,8 @@ class KernelBtf:
         return None
 
 
-def enumerator_value(btf: bytes, name: str) -> int | None:
-    """Value of an enumerator of an enum without a name, in raw BTF. None where there is none.
+def enumerator_value(btf: bytes, name: str, enum: str = "") -> int | None:
+    """Value of an enumerator of an enum of that name (empty: of one without a name), in raw BTF. None where there is none.
 
     Looks for its name's offset among the types, and takes a place where it is an enum's own: reading each of a hundred thousand
     types takes a hundred times as long.
@@ -132,21 +133,27 @@ def enumerator_value(btf: bytes, name: str) -> int | None:
     if not offset:
         return None
     types = btf[header + type_at : header + type_at + type_bytes]
+
+    def is_named(head: int) -> bool:
+        return strings.startswith(enum.encode() + b"\0", head) if enum else head == 0
+
     at = -1
     while (at := types.find(offset.to_bytes(4, "little"), at + 1)) >= 0:
-        if at % 4 == 0 and _in_nameless_enum(types, at):
+        if at % 4 == 0 and _in_enum(types, at, is_named):
             return int.from_bytes(types[at + 4 : at + 8], "little", signed=True)
     return None
 
 
-def _in_nameless_enum(types: bytes, at: int) -> bool:
-    """Whether the head of an enum without a name, 4 bytes large and with enough enumerators, stands before those at and before ``at``."""
+def _in_enum(types: bytes, at: int, is_named: Callable[[int], bool]) -> bool:
+    """Whether the head of an enum with a name that fits, 4 bytes large and with enough enumerators, stands before those at and
+    before ``at``.
+    """
     for before in range(_MAX_ENUMERATORS):
         head = at - 12 - 8 * before
         if head < 0:
             return False
         name, info, size = struct.unpack_from("<III", types, head)
-        if not name and (info >> 24) & _KIND_MASK == _KIND_ENUM and size == 4 and info & _VLEN_MASK > before:
+        if (info >> 24) & _KIND_MASK == _KIND_ENUM and size == 4 and info & _VLEN_MASK > before and is_named(name):
             return True
     return False
 

@@ -82,7 +82,10 @@ def _open_files() -> dict[str, int]:
 
 
 def _offsets(btf: KernelBtf) -> dict[str, int]:
-    """What is needed to read the cache's free blocks and the pageblock bits; absent members are left out."""
+    """What is needed to read the cache's free blocks and the pageblock bits: offsets and sizes in bytes, enumerators by name.
+
+    What this kernel does not have is left out.
+    """
     offsets = {"struct_page": btf.struct_size("page")}
     for struct_name, member in (
         ("page", "page_type"),
@@ -95,4 +98,7 @@ def _offsets(btf: KernelBtf) -> dict[str, int]:
             offsets[f"{struct_name}.{member}"] = btf.member_offset(struct_name, member)
     with contextlib.suppress(CannotTraceError):
         offsets["mem_section"] = btf.struct_size("mem_section")
+    for enum, name in (("pagetype", "PGTY_unmapped"), ("pageblock_bits", "PB_unmapped"), ("pageblock_bits", "NR_PAGEBLOCK_BITS")):
+        if (value := btf.enumerator(name, enum)) is not None:
+            offsets[name] = value
     return offsets

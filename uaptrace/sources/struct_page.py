@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Free blocks of the unmapped cache, read from struct page, and the pageblock bits, read from mem_section.
 
-Offsets come from BTF. A free block's first page has the page type PG_unmapped and its order in page->private; page types are
-bits that are *cleared* in page_type (include/linux/page-flags.h, 6.1). The constants are the series' (docs/kernel.md, section 1).
+Offsets come from BTF. A free block's first page has the page type "unmapped" and its order in page->private. Where page types are
+enumerators (PGTY_*), the type is the upper byte of page_type; before they were, types are bits that are *cleared* in it
+(include/linux/page-flags.h), and the constants are the series' (docs/kernel.md, section 1).
 """
 
 from __future__ import annotations
@@ -36,12 +37,18 @@ class PageLayout:
     struct_page_size: int
     page_type: int
     private: int
+    type_mask: int
+    type_value: int
+    """A page is a free block's first where page_type has this value under the mask."""
 
 
 def page_layout(vmemmap: int, offsets: Mapping[str, int]) -> PageLayout | None:
     """None where this kernel's struct page has no such fields."""
+    mask, value = PAGE_TYPE_BASE | PG_UNMAPPED, PAGE_TYPE_BASE
+    if "PGTY_unmapped" in offsets:
+        mask, value = 0xFF000000, offsets["PGTY_unmapped"] << 24
     try:
-        return PageLayout(vmemmap, offsets["struct_page"], offsets["page.page_type"], offsets["page.private"])
+        return PageLayout(vmemmap, offsets["struct_page"], offsets["page.page_type"], offsets["page.private"], mask, value)
     except KeyError:
         return None
 
@@ -63,7 +70,7 @@ def read_free_blocks(memory: KernelMemory, layout: PageLayout, regions: Iterable
             continue
         raw = buffer.view(np.uint8).reshape(PAGES_PER_2M, size)
         page_type = raw[:, layout.page_type : layout.page_type + 4].copy().view("<u4")[:, 0]
-        heads = np.flatnonzero((page_type & np.uint32(PAGE_TYPE_BASE | PG_UNMAPPED)) == PAGE_TYPE_BASE)
+        heads = np.flatnonzero((page_type & np.uint32(layout.type_mask)) == layout.type_value)
         if not len(heads):
             continue
         private = raw[heads, layout.private : layout.private + 8].copy().view("<u8")[:, 0]
@@ -85,6 +92,8 @@ class PageblockBits:
         self._usage = offsets["mem_section.usage"]
         self._flags = offsets["mem_section_usage.pageblock_flags"]
         self._per_root = 4096 // self._section_size
+        self._unmapped = offsets.get("PB_unmapped", PB_UNMAPPED)
+        self._nr_bits = offsets.get("NR_PAGEBLOCK_BITS", NR_PAGEBLOCK_BITS)
 
     def read(self, regions: Iterable[int]) -> dict[int, bool]:
         """The bit by region; regions whose section cannot be read are left out."""
@@ -105,7 +114,7 @@ class PageblockBits:
         usage = read_u64(self._memory, root + self._section_size * (section % self._per_root) + self._usage)
         if not usage:
             raise LookupError(f"no pageblock flags for pfn {pfn}")
-        bit = (pfn % PAGES_PER_SECTION) // PAGES_PER_2M * NR_PAGEBLOCK_BITS + PB_UNMAPPED
+        bit = (pfn % PAGES_PER_SECTION) // PAGES_PER_2M * self._nr_bits + self._unmapped
         word = read_u64(self._memory, usage + self._flags + bit // 64 * 8)
         return bool(word >> (bit % 64) & 1)
 

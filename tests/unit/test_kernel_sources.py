@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source a patched kernel is made of, and what each series has in kernel/."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from uaptrace.testhost import archive, kernel_sources
+from uaptrace.testhost.kernel_sources import BASES
+
+KERNEL = Path(__file__).parents[2] / "kernel"
+
+
+def test_each_series_has_the_same_patches_and_a_configuration_of_its_own() -> None:
+    folders = {folder.name for folder in (KERNEL / "patches").iterdir()}
+    assert folders == set(BASES)
+    numbers = {base: sorted(patch.name[:4] for patch in (KERNEL / "patches" / base).glob("*.patch")) for base in BASES}
+    assert len(set(map(tuple, numbers.values()))) == 1, numbers
+    for base in BASES:
+        assert (KERNEL / f"config-{base}").exists()
+
+
+@pytest.mark.parametrize("program", [["build", "--base", "7.3"], ["build", "--base"], ["source", "7.3"], ["source", "6.1", "6.12"]])
+def test_a_series_without_patches_is_refused(program: list[str]) -> None:
+    done = subprocess.run([str(KERNEL / program[0]), *program[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "6.12" in done.stderr
+
+
+def test_the_newest_source_that_was_fetched_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_sources, "CACHE", tmp_path)
+    monkeypatch.setattr(kernel_sources, "_INSTALLED", tmp_path / "none")
+    (tmp_path / "sources").mkdir()
+    for version in ("6.12.9-1", "6.12.117-1~deb12u1", "6.12.117-1~deb12u1~rc1"):
+        (tmp_path / "sources" / f"linux-source-6.12_{version}.tar.xz").touch()
+    (tmp_path / "sources" / "linux-source-6.1_6.1.192-2.tar.xz").touch()
+    assert kernel_sources.source("6.12").version == "6.12.117-1~deb12u1"
+    assert kernel_sources.source("6.1").version == "6.1.192-2"
+
+
+@pytest.mark.parametrize(("offered", "base"), [({"6.1", "6.12"}, "6.1"), ({"6.12"}, "6.12"), (set(), "6.1")])
+def test_the_default_is_the_first_that_the_release_offers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: set[str], base: str
+) -> None:
+    names = [f"linux-source-{series}" for series in offered] + ["linux-source-6.12-extra"]
+    monkeypatch.setattr(kernel_sources, "_INSTALLED", tmp_path)
+    monkeypatch.setattr(
+        archive.Lists, "newest", lambda _, pattern: next((archive.Package(name, "1") for name in names if pattern.fullmatch(name)), None)
+    )
+    assert kernel_sources.default_base() == base
