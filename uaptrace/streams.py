@@ -10,11 +10,14 @@ import select
 import sys
 from typing import IO, Final
 
-from uaptrace.errors import OutputError, ReaderGoneError
+from uaptrace.errors import OutputError, ReaderGoneError, UsageError
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
+_NAMES: Final = {_STDIN: "input", _STDOUT: "output", _STDERR: "error"}
+_NO_SCREEN: Final = frozenset({"dumb", "unknown"})
+"""Values of TERM that say that the terminal cannot move its cursor."""
 
 
 def prepare_streams() -> None:
@@ -34,6 +37,16 @@ def prepare_streams() -> None:
     # These are what the standard library asks for the size of the terminal, and what the screen is drawn on.
     sys.__stdout__ = sys.__stdout__ or sys.stdout  # type: ignore[misc]
     sys.__stderr__ = sys.__stderr__ or sys.stderr  # type: ignore[misc]
+
+
+def check_terminal() -> None:
+    """UsageError where the screen can neither be drawn nor steered."""
+    missing = [name for number, name in _NAMES.items() if not os.isatty(number)]
+    if missing:
+        raise UsageError(f"the screen needs a terminal, and standard {' and '.join(missing)} is none: use --once")
+    term = os.environ.get("TERM")
+    if term in _NO_SCREEN:
+        raise UsageError(f"TERM={term} is a terminal without a screen: use --once, or set TERM to what it is")
 
 
 def abandon_output() -> None:
@@ -83,5 +96,9 @@ class _Messages(io.FileIO):
 
     def write(self, data: object, /) -> int:
         with contextlib.suppress(OSError):
-            super().write(data)  # type: ignore[arg-type]
+            while True:
+                written: int | None = super().write(data)  # type: ignore[arg-type]
+                if written is not None:
+                    return written
+                select.select([], [self], [])
         return memoryview(data).nbytes  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from uaptrace.commands.remote import connect_option, open_feed
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED, seconds
 from uaptrace.errors import UsageError
+from uaptrace.streams import check_terminal
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot
@@ -71,6 +72,8 @@ def top(
     if listen and (replay or connect):
         raise UsageError("--listen goes with tracing; uaptrace serve --replay serves a recording")
     check_files(recordings=[replay], ready_file=ready_file)
+    if not once:
+        check_terminal()
     if replay is not None:
         _replay(replay, speed, at_text, once, as_json)
     elif connect is not None:
@@ -122,9 +125,9 @@ def _replay(path: Path, speed: float, at_text: str | None, once: bool, as_json: 
 
 
 def _screen(feed: Any, control: Any, interval_s: float) -> None:
-    from uaptrace.tui.app import TopApp
+    from uaptrace.tui.app import show
 
-    TopApp(feed, control, refresh_s=min(interval_s, 0.5)).run()
+    show(feed, control, refresh_s=min(interval_s, 0.5))
 
 
 def _print(snapshot: Snapshot | None, earlier: Snapshot | None, as_json: bool) -> None:

@@ -7,7 +7,8 @@ there is something new. It loads no style sheet and animates nothing, so that it
 
 from __future__ import annotations
 
-from typing import ClassVar
+import signal
+from typing import ClassVar, Final
 
 from rich.text import Text
 from textual import events
@@ -21,10 +22,22 @@ from uaptrace.tui.help import help_lines
 from uaptrace.tui.panes import LinesScreen, MapPane, OverviewPane, Picture, TablePane, split_detail
 from uaptrace.tui.styles import RICH
 from uaptrace.tui.tables import PROCESSES, splits_table
+from uaptrace.tui.terminal import Ending, ScreenDriver, hung_up
 from uaptrace.views import panels, words
 from uaptrace.views.rates import History
 
 VIEWS = ("overview", "processes", "splits", "map")
+_HANG_UP_S: Final = 0.5
+"""How often it is looked whether the terminal is still there."""
+
+
+def show(feed: Feed, replay: ReplayControl | None = None, *, refresh_s: float) -> None:
+    """Show the screen until its user leaves it. Raises what ended it; SystemExit with 128 + N after signal N."""
+    app = TopApp(feed, replay, refresh_s=refresh_s)
+    try:
+        app.run()
+    finally:
+        app.ending.stop()
 
 
 class TopApp(App[None]):
@@ -53,6 +66,8 @@ class TopApp(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", show=False),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", show=False, priority=True),
         Binding("h,question_mark", "help", show=False),
         Binding("1", "view('overview')", show=False),
         Binding("2", "view('processes')", show=False),
@@ -72,7 +87,8 @@ class TopApp(App[None]):
 
     def __init__(self, feed: Feed, replay: ReplayControl | None = None, *, refresh_s: float = 0.5, view: str = "overview") -> None:
         """``refresh_s``: how often the feed is asked. ``view``: one of VIEWS, shown first."""
-        super().__init__()
+        super().__init__(driver_class=ScreenDriver)
+        self.ending = Ending()
         self.animation_level = "none"
         self._feed = feed
         self._replay = replay
@@ -108,16 +124,33 @@ class TopApp(App[None]):
         yield self._prompt
         yield self._bottom
 
+    def on_load(self) -> None:
+        self.ending.watch(self.exit)
+
     def on_mount(self) -> None:
         self._switcher.display = False
         self._want_regions()
         self._draw_frame()
         self._poll()
         self.set_interval(self._refresh_s, self._poll)
+        if not self.is_headless:
+            self.set_interval(_HANG_UP_S, self._look_at_terminal)
 
     def on_resize(self, event: events.Resize) -> None:
         self._header_shown = ""
         self._draw_frame(width=event.size.width)
+
+    def _look_at_terminal(self) -> None:
+        if hung_up():
+            self.ending.by_signal(signal.SIGHUP, self.exit)
+
+    def _handle_exception(self, error: Exception) -> None:
+        self.ending.error = self.ending.error or error
+        super()._handle_exception(error)
+
+    def _print_error_renderables(self) -> None:
+        """Textual's traceback: whoever called gets the error itself (``ending``)."""
+        self._exit_renderables.clear()
 
     # New snapshots
 
@@ -226,6 +259,10 @@ class TopApp(App[None]):
         return out
 
     # Keys
+
+    def action_interrupt(self) -> None:
+        """What Ctrl-C does everywhere else; here the terminal sends no signal for it."""
+        self.ending.by_signal(signal.SIGINT, self.exit)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "step":
