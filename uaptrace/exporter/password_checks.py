@@ -60,7 +60,7 @@ class PasswordChecks:
         return self._lanes[cost]
 
     def stop(self) -> None:
-        """End the threads. A comparison that still runs is not waited for: it may take minutes."""
+        """End the threads. A comparison that still runs is waited for only at the end of the process."""
         for lane in self._lanes.values():
             lane.stop()
 
@@ -72,8 +72,8 @@ class _Lane:
         self._turns: dict[str | None, deque[tuple[asyncio.Future[bool], Check]]] = {}
         self._is_busy = False
         self._work: queue.SimpleQueue[tuple[asyncio.Future[bool], Check] | None] = queue.SimpleQueue()
-        # A daemon, so that the end of the process does not wait for it.
-        self._thread = threading.Thread(target=self._run, args=(nice,), name="uaptrace-password", daemon=True)
+        # No daemon: bcrypt returns into an interpreter that must still be there, or the process ends by SIGABRT.
+        self._thread = threading.Thread(target=self._run, args=(nice,), name="uaptrace-password")
         self._thread.start()
 
     async def take_turn(self, user: str | None, check: Check) -> bool:
