@@ -22,6 +22,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -60,8 +61,8 @@ class Limits:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
-Guard = Callable[[Request], Awaitable[Response | None]]
-"""The answer to those who may not ask, or None."""
+Guard = Callable[[Request, Callable[[], None]], Awaitable[Response | None]]
+"""The answer to those who may not ask, or None. Calls the function when that takes long to find out."""
 
 
 class HttpServer:
@@ -172,7 +173,7 @@ class HttpServer:
         return True
 
     def unproven(self, connection: _Connection) -> None:
-        """The connection has a complete request, of which it is not known yet whether it may be asked."""
+        """The connection has a complete request, of which it is not known yet, and not soon, whether it may be asked."""
         self.at_work(connection)
         self._unproven[connection] = None
 
@@ -349,7 +350,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         assert self._request is not None
         self._at_work = True
-        self._server.unproven(self)
+        self._server.at_work(self)
         # Nothing more is read until the answer is gone, so that a client cannot make requests pile up here.
         self._transport.pause_reading()
         self._set_deadline(self._limits.answer_s)
@@ -357,7 +358,7 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         try:
-            response = await self._server.guard(request)
+            response = await self._server.guard(request, partial(self._server.unproven, self))
             self._server.at_work(self)
             if response is None:
                 response = await self._server.handler(request)

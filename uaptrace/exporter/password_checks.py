@@ -38,10 +38,11 @@ class PasswordChecks:
         self._cache = PasswordCache()
         self._lanes: dict[int, _Lane] = {}
 
-    async def check(self, user: str, password: bytes, users: Mapping[str, str]) -> bool:
-        """Whether the password is the user's. Answers at once where that is known already."""
+    async def check(self, user: str, password: bytes, users: Mapping[str, str], waits: Callable[[], None]) -> bool:
+        """Whether the password is the user's. Answers at once where that is known already, and calls ``waits`` first where it is not."""
         answer = self._cache.lookup(user, password, users)
         if answer is None:
+            waits()
             answer = await self._compare(user, password, users)
             self._cache.remember(user, password, users, answer)
         return answer

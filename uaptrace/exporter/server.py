@@ -118,9 +118,9 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    async def _refusal(self, request: Request) -> Response | None:
+    async def _refusal(self, request: Request, waits: Callable[[], None]) -> Response | None:
         config = self._config()
-        return self._too_fast(config) or await self._unauthorized(request, config)
+        return self._too_fast(config) or await self._unauthorized(request, config, waits)
 
     async def _handle(self, request: Request) -> Response:
         routes = {
@@ -152,13 +152,13 @@ class Server:
             return None
         return Response.text(HTTPStatus.TOO_MANY_REQUESTS, "too many requests: see rate_limit in the web configuration")
 
-    async def _unauthorized(self, request: Request, config: WebConfig) -> Response | None:
+    async def _unauthorized(self, request: Request, config: WebConfig, waits: Callable[[], None]) -> Response | None:
         if not config.users:
             return None
         given = auth.credentials(request.headers.get("authorization", ""))
         if given is None:
             return _unauthorized("user name and password needed")
-        answer = await self._passwords.check(*given, config.users)
+        answer = await self._passwords.check(*given, config.users, waits)
         return None if answer else _unauthorized("wrong user name or password")
 
     async def _in_state_thread(self, function: Callable[[], T]) -> T:
