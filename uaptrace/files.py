@@ -47,7 +47,12 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; give a file in a folder that can be written to") from None
+        raise cannot_make(path, error, "write") from None
+
+
+def cannot_make(path: str | os.PathLike[str], error: OSError, verb: str) -> UsageError:
+    """What to say of a file that a command was to make, and what to do."""
+    return UsageError(f"cannot {verb} {path}: {error.strerror or error}; give a file in a folder that can be written to")
 
 
 def _write(place: Place, data: bytes) -> None:
@@ -109,7 +114,7 @@ def touch(path: str | os.PathLike[str]) -> None:
             place.check_trusted(before)
             os.utime(place.name, dir_fd=place.folder, follow_symlinks=False)
     except OSError as error:
-        raise UsageError(f"cannot make {path}: {error.strerror or error}; give a file in a folder that can be written to") from None
+        raise cannot_make(path, error, "make") from None
 
 
 def check_empty(path: str | os.PathLike[str], status: os.stat_result) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from uaptrace.errors import UsageError
-from uaptrace.files import check_empty
+from uaptrace.files import cannot_make, check_empty
 from uaptrace.places import place_of
 
 _STDOUT: Final = 1
@@ -69,4 +69,4 @@ def _output_identities(path: Path) -> list[_Identity]:
                 keys.append((folder.st_dev, folder.st_ino, place.name))
             return keys
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; give a file in a folder that can be written to") from None
+        raise cannot_make(path, error, "write") from None

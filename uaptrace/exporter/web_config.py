@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from uaptrace.errors import UsageError
-from uaptrace.exporter.yaml_text import NotYamlError, Scalar, parse_yaml
+from uaptrace.exporter.yaml_text import NotYamlError, Scalar, one_line, parse_yaml
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ class _Reader:
                 # A key with a pass phrase would make OpenSSL ask on the terminal.
                 context.load_cert_chain(certificate_path, key_path, password=_no_pass_phrase)
             except (ssl.SSLError, OSError, ValueError) as error:
-                raise self._error(where, f"certificate and key cannot be used: {_one_line(error)}") from None
+                raise self._error(where, f"certificate and key cannot be used: {one_line(error)}") from None
 
     def _load_client_ca(self, context: ssl.SSLContext, client_ca: str, client_ca_file: str) -> None:
         where = "tls_server_config.client_ca"
@@ -234,7 +234,7 @@ class _Reader:
         try:
             context.load_verify_locations(cadata=client_ca)
         except (ssl.SSLError, ValueError) as error:
-            raise self._error(where, f"not a CA certificate in PEM form: {_one_line(error)}") from None
+            raise self._error(where, f"not a CA certificate in PEM form: {one_line(error)}") from None
 
     def _set_ciphers(self, context: ssl.SSLContext, names: list[str]) -> None:
         where = "tls_server_config.cipher_suites"
@@ -249,7 +249,7 @@ class _Reader:
         try:
             context.set_ciphers(":".join(chosen))
         except ssl.SSLError as error:
-            raise self._error(where, f"none of them is in this OpenSSL: {_one_line(error)}") from None
+            raise self._error(where, f"none of them is in this OpenSSL: {one_line(error)}") from None
 
     def _set_curves(self, context: ssl.SSLContext, names: list[str]) -> None:
         where = "tls_server_config.curve_preferences"
@@ -261,7 +261,7 @@ class _Reader:
         try:
             context.set_ecdh_curve(_CURVES[names[0]])
         except (ssl.SSLError, ValueError) as error:
-            raise self._error(where, f"{names[0]} cannot be set with this Python ({_one_line(error)}); leave it out") from None
+            raise self._error(where, f"{names[0]} cannot be set with this Python ({one_line(error)}); leave it out") from None
 
     def _version(self, table: dict[str, Any], name: str, default: str) -> ssl.TLSVersion:
         text = self._take(table, "tls_server_config", name, str, default)
@@ -406,7 +406,3 @@ def _identities(files: tuple[Path, ...]) -> tuple[tuple[int, int, int] | None, .
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     return tuple(identity(file) for file in files)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -78,5 +78,10 @@ def _problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
     if mark is None or not problem:
-        return "not YAML: " + (" ".join(str(error).split()) or type(error).__name__)
+        return "not YAML: " + one_line(error)
     return f"line {mark.line + 1}: {problem}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
