@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Final
+from typing import Final, NoReturn
 
 from uaptrace.errors import ReaderGoneError, UaptraceError
 from uaptrace.plain import plain
@@ -36,6 +36,15 @@ def main() -> None:
     except BaseException as error:
         status = explain(error)
         abandon_output()
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once where a thread was left behind, such as one that compares a password: it may be in a library that aborts the
+    process when it comes back and the interpreter is gone."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -856,6 +856,32 @@ SLOW = hashed("slow", 4).replace("$04$", "$16$")
 """Nobody's password, and one that takes seconds to find that out."""
 
 
+def test_a_process_that_ends_while_a_password_is_compared_ends_in_order() -> None:
+    # What is destroyed last waits until the comparison is over: bcrypt then finds no interpreter, and aborts the process.
+    script = """
+import asyncio, os, sys, time
+from uaptrace.exporter.password_checks import PasswordChecks
+
+class Last:
+    def __del__(self, os=os, time=time):
+        while len(os.listdir("/proc/self/task")) > 1:
+            time.sleep(0.01)
+
+last = Last()
+
+async def guess():
+    checks = PasswordChecks()
+    comparison = asyncio.create_task(checks.check("a", b"guess", {"a": sys.argv[1]}, lambda: None))
+    await asyncio.sleep(0)
+    checks.stop()
+    comparison.cancel()
+
+asyncio.run(guess())
+"""
+    done = subprocess.run([sys.executable, "-c", script, hashed("right", 14)], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("guessed", [["slow"], ["nobody", "no one", "slow"]], ids=["a user's", "of unknown names too"])
 def test_guesses_at_an_expensive_password_delay_nobody_else(guessed: list[str]) -> None:
     with running(web_config=WebConfig(users={"slow": SLOW, "quick": hashed("right", 10)})) as server, guesses(server, guessed):

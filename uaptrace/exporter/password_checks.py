@@ -9,6 +9,7 @@ that does not exist as for any that does: as long as the most expensive hash of 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import queue
@@ -61,7 +62,7 @@ class PasswordChecks:
         return self._lanes[cost]
 
     def stop(self) -> None:
-        """End the threads. A comparison that still runs is waited for only at the end of the process."""
+        """End the threads. A comparison that still runs may take minutes: the interpreter's end waits for it, this does not."""
         for lane in self._lanes.values():
             lane.stop()
 
@@ -73,8 +74,7 @@ class _Lane:
         self._turns: dict[str | None, deque[tuple[asyncio.Future[bool], Check]]] = {}
         self._is_busy = False
         self._work: queue.SimpleQueue[tuple[asyncio.Future[bool], Check] | None] = queue.SimpleQueue()
-        # No daemon: bcrypt returns into an interpreter that must still be there, or the process ends by SIGABRT.
-        self._thread = threading.Thread(target=self._run, args=(nice,), name="uaptrace-password")
+        self._thread = threading.Thread(target=self._run, args=(nice,), name="uaptrace-password", daemon=True)
         self._thread.start()
 
     async def take_turn(self, user: str | None, check: Check) -> bool:
@@ -120,3 +120,6 @@ class _Lane:
     def stop(self) -> None:
         self._work.put(None)
         self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            # bcrypt aborts the process when it comes back and the interpreter is gone; cli.main does not let it come to that.
+            atexit.register(self._thread.join)
