@@ -304,7 +304,9 @@ def _trust(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("decode_errors", "Records that made no sense.", loss.decode_errors)
     if loss.missed_runs is not None:
         yield _counter("missed_runs", "Times the kernel did not run a BPF program at all.", loss.missed_runs)
-    yield _counter("contexts_lost", "Calls that could not be followed for lack of room.", loss.contexts_lost)
+    yield _counter(
+        "contexts_lost", "Calls that could not be followed: no room to remember the task, or their return was not seen.", loss.contexts_lost
+    )
     yield _gauge("kfence_enabled", "1 where KFENCE is on: its own changes cannot be seen.", snapshot.host.kfence)
 
 
