@@ -18,7 +18,7 @@ from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.commands.types import seconds
+from uaptrace.commands.types import MAX_COUNT, MAX_PFN, seconds
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.errors import UsageError
 from uaptrace.model.state import KernelState
@@ -34,8 +34,8 @@ WINDOW_REGIONS: Final = 16
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Write a picture.")
 @click.option("--json", "as_json", is_flag=True, help="Ranges and figures as JSON.")
 @click.option("--zone", "zones", multiple=True, metavar="NAME", help="Only this zone (DMA32, Normal, ...); may be repeated.")
-@click.option("--node", "nodes", multiple=True, type=click.IntRange(min=0), help="Only this node; may be repeated.")
-@click.option("--around", "around_pfn", type=click.IntRange(min=0), metavar="PFN", help="Page by page around this page.")
+@click.option("--node", "nodes", multiple=True, type=click.IntRange(0, MAX_COUNT), help="Only this node; may be repeated.")
+@click.option("--around", "around_pfn", type=click.IntRange(0, MAX_PFN), metavar="PFN", help="Page by page around this page.")
 @click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Watch for so many seconds first.")
 @connect_option
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")

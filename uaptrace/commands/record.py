@@ -14,7 +14,7 @@ import click
 from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.commands.types import Size, seconds
+from uaptrace.commands.types import MAX_COUNT, Size, seconds
 from uaptrace.errors import UsageError
 from uaptrace.plain import plain
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option("--max-size", "max_bytes", type=Size(), help="Begin the next part (FILE.1, ...) at this size.")
 @click.option("--max-age", "max_age_s", type=seconds(1), help="Begin the next part after so many seconds.")
-@click.option("--max-parts", type=click.IntRange(min=2), help="Keep so many parts.")
+@click.option("--max-parts", type=click.IntRange(2, MAX_COUNT), help="Keep so many parts.")
 @ready_file_option
 @tracing_options
 @click.pass_context

@@ -19,6 +19,9 @@ MAX_RING: Final = 1 << 31
 MAX_SECONDS: Final = 1e9
 """Thirty years; what the system's clocks and waits can take is more."""
 MAX_SPEED: Final = 1e6
+MAX_COUNT: Final = (1 << 31) - 1
+MAX_PFN: Final = (1 << 40) - 1
+"""Physical addresses have at most 52 bits, of which 12 are within the page."""
 
 
 class Size(click.ParamType[int]):
