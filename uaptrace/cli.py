@@ -78,6 +78,8 @@ def _meaning(error: BaseException) -> tuple[int, str]:
             return UaptraceError.exit_status, ": ".join([*names, error.strerror or str(error) or type(error).__name__])
         case ImportError():
             return UaptraceError.exit_status, f"a part of uaptrace or of its environment cannot be loaded: {error}"
+        case RuntimeError() if str(error) == "can't start new thread":
+            return UaptraceError.exit_status, "no more threads can be started: raise the limit (ulimit -u)"
         case _:
             return (
                 UaptraceError.exit_status,

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import termios
@@ -31,7 +32,7 @@ class Terminal:
         self,
         command: list[str],
         *,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         streams: Mapping[int, int] | None = None,
         controlling: bool = True,
         prepare: Callable[[], object] | None = None,
@@ -42,7 +43,7 @@ class Terminal:
         self.before = termios.tcgetattr(slave)
         self.output = b""
         self.status: int | None = None
-        """Exit status, 128 + N where signal N ended it; None while it runs."""
+        """Exit status, 128 + N where signal N ended it; None as long as ended() was not true."""
         self.usage: Any = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -53,7 +54,7 @@ class Terminal:
     def _become(
         self,
         command: list[str],
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         streams: Mapping[int, int],
         controlling: bool,
         prepare: Callable[[], object] | None,
@@ -66,7 +67,9 @@ class Terminal:
         os.closerange(3, 256)
         if prepare is not None:
             prepare()
-        os.execvpe(command[0], command, dict(environment))
+        os.execve(
+            shutil.which(command[0]) or command[0], command, {name: value for name, value in environment.items() if value is not None}
+        )
 
     # What it shows
 
@@ -126,24 +129,24 @@ class Terminal:
 
     # Its end
 
+    def ended(self) -> bool:
+        """Whether it has; ``status`` and ``usage`` are known then."""
+        if self.status is None:
+            pid, status, self.usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self.status = code if code >= 0 else 128 - code
+        return self.status is not None
+
     def wait(self, *, read: bool = True) -> int:
         """Exit status, when it has ended. ``read``: take its output meanwhile."""
-
-        def ended() -> bool:
-            if self.status is None:
-                pid, status, self.usage = os.wait4(self.pid, os.WNOHANG)
-                if pid:
-                    code = os.waitstatus_to_exitcode(status)
-                    self.status = code if code >= 0 else 128 - code
-            return self.status is not None
-
         if read:
-            self.until(ended, "its end")
+            self.until(self.ended, "its end")
             while self.read(0):
                 pass
         else:
             deadline = time.monotonic() + TIMEOUT_S
-            while not ended():
+            while not self.ended():
                 assert time.monotonic() < deadline, "it does not end"
                 time.sleep(0.01)
         assert self.status is not None

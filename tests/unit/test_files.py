@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.unit.nobody import NOBODY
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.files import touch, write_whole
 from uaptrace.recording import RecordingWriter, read_updates
@@ -25,7 +26,6 @@ from uaptrace.recording import RecordingWriter, read_updates
 RECORDING = Path(__file__).parents[1] / "data/debian-6.1.uaptrace"
 UAPTRACE = [sys.executable, "-m", "uaptrace"]
 ROOT = os.geteuid() == 0
-NOBODY = 65534
 START = next(iter(read_updates(RECORDING)))
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: files of several users")
 

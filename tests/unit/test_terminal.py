@@ -156,3 +156,25 @@ def test_once_needs_no_terminal() -> None:
     with open("/dev/null") as null, terminal([*TOP[:6], "--once"], environment={"TERM": "dumb"}, streams={0: null.fileno()}) as made:
         assert made.wait() == 0
         assert made.modes == ORDINARY
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_while_a_password_is_asked_for_leaves_the_terminal_as_before(name: str, status: int) -> None:
+    with terminal([*TOP[:4], "--once", "--connect", "me@127.0.0.1:1"]) as made:
+        made.shows("Password of me")
+        made.until(lambda: not made.settings[3] & termios.ECHO, "no echo")
+        made.kill(signal.Signals[name])
+        assert made.wait() == status
+        assert_as_before(made)
+
+
+def test_a_hangup_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
+    """nohup uaptrace serve &"""
+    ready = tmp_path / "ready"
+    serve = [*TOP[:3], "serve", "--replay", str(RECORDING), "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+    with terminal(serve, prepare=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)) as made:
+        made.until(ready.exists, "ready")
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{made.pid}/status").read_text().splitlines())
+        assert int(status["SigIgn"], 16) & 1 << signal.SIGHUP - 1
+        made.kill(signal.SIGTERM)
+        assert made.wait() == 0

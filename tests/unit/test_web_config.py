@@ -281,3 +281,8 @@ def test_a_renewed_certificate_is_taken_up(pki: Path) -> None:
     (pki / "server.crt").unlink()
     renewed.cert_chain_pems[0].write_to_path(pki / "server.crt")
     assert watch.current().tls is not before
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="larger than 1 MiB"):
+        load_web_config("/dev/zero")

@@ -166,14 +166,18 @@ ready_file_option = click.option(
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
-    """SIGINT, SIGTERM and SIGHUP call ``stop`` and set the event, instead of ending the process at once."""
+    """SIGINT, SIGTERM and SIGHUP call ``stop`` and set the event, instead of ending the process at once. SIGHUP stays ignored where
+    the caller ignores it (nohup)."""
     told = threading.Event()
 
     def handler(_: int, __: FrameType | None) -> None:
         told.set()
         stop()
 
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield told
     finally:

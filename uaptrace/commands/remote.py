@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from uaptrace.errors import UsageError
+from uaptrace.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.sources.remote import RemoteFeed
@@ -51,4 +56,20 @@ def _password(user: str, address: str) -> str:
         return password
     if not sys.stdin.isatty():
         raise UsageError(f"the password of {user} is not known: set {PASSWORD_VARIABLE}")
-    return str(click.prompt(f"Password of {user} at {address}", hide_input=True, err=True))
+    with _signals_end_in_order():
+        return str(click.prompt(f"Password of {plain(user)} at {plain(address)}", hide_input=True, err=True))
+
+
+@contextlib.contextmanager
+def _signals_end_in_order() -> Iterator[None]:
+    """A signal that ends the process lets it restore the terminal first, which does not echo now."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    previous = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -66,6 +66,7 @@ _HEADERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 _BCRYPT: Final = re.compile(r"\$2[abxy]?\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))")
+_MAX_FILE_BYTES: Final = 1 << 20
 _UNIT_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -388,7 +389,11 @@ def _no_pass_phrase() -> str:
 
 def _read(file: Path, subject: str, what: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise UsageError(f"{what + ' ' if what else ''}{subject}: larger than {_MAX_FILE_BYTES >> 20} MiB, which no such file is")
+        return content.decode()
     except OSError as error:
         raise UsageError(f"{what + ' ' if what else ''}{subject}: {error.strerror or error}") from None
     except UnicodeDecodeError:

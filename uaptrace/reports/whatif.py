@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -215,6 +216,8 @@ def write_chart(answer: WhatIf, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in CHART_SUFFIXES:
         raise UsageError(f"{path}: a chart is an .svg or .png file; give it such a name")
+    # It tells of its cache of fonts, and that HOME cannot be written: neither is of use here.
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     try:
         import matplotlib
     except ImportError:

@@ -71,7 +71,8 @@ class Ending:
             self._attributes = termios.tcgetattr(0)
         loop = asyncio.get_running_loop()
         for number in _ENDING:
-            loop.add_signal_handler(number, self.by_signal, number, leave)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self.by_signal, number, leave)
 
     def by_signal(self, number: int, leave: Callable[[], object]) -> None:
         """End as if the signal had come."""
