@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one loop: source -> state -> snapshot.
 
-Runs in one thread; others ask for snapshots. While nothing happens and nobody asks it sleeps without a time-out.
+Runs in one thread; others ask for snapshots. While nothing happens and nobody asks it wakes up for the heartbeat only.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final, Protocol
 
+from uaptrace.errors import UaptraceError
+from uaptrace.heartbeat import Heartbeat
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, MapReading, Records, Update
@@ -22,6 +25,14 @@ RECONCILE_S: Final = 0.5
 """While records arrive: how often the state is compared with the kernel's own figures."""
 SETTLE_TRIES: Final = 20
 """How often the state is read again and compared until it is exact, before it is left to the next round."""
+
+
+STALE_S: Final = 2.0
+"""How much later than it should be a snapshot may come before it says so."""
+
+
+class TracingEndedError(UaptraceError):
+    """The loop met what it was not made for. The message says what."""
 
 
 class Sink(Protocol):
@@ -51,7 +62,10 @@ class Session:
         """Whether every snapshot has the region table; may be set from any thread."""
         self._last_reconcile_ns = 0
         self._dirty = False
-        self._decode_errors = 0
+        self._heartbeat = Heartbeat(source, lambda: self._state.direct_map, self.take_records, self._handle, time.monotonic)
+        self._interval_s: float | None = None
+        self._ended = ""
+        """What ended the loop, where it did not end because it was told to."""
         self._known_cgroups: set[int] = set()
 
     @property
@@ -75,22 +89,37 @@ class Session:
         self._publish()
 
     def run(self, interval_s: float | None = None, until: Callable[[], bool] | None = None) -> None:
-        """Take in events until stop(), or until ``until()`` is true. With an interval, publish a snapshot that often."""
+        """Take in events until stop(), or until ``until()`` is true. With an interval, publish a snapshot that often, however many
+        others are asked for. Raises TracingEndedError where the loop cannot go on, or what else ended it."""
+        self._interval_s = interval_s
+        try:
+            self._loop(interval_s, until or (lambda: False))
+        except UaptraceError as error:
+            self._end(str(error))
+            raise
+        except Exception as error:
+            what = f"tracing ended: {type(error).__name__}: {error}"
+            self._end(what)
+            raise TracingEndedError(f"{what}; start it again") from error
+
+    def _loop(self, interval_s: float | None, until: Callable[[], bool]) -> None:
         next_publish = time.monotonic() + (interval_s or 0.0)
-        while not self._stopping and not (until and until()):
+        while not self._stopping and not until():
             self._source.wait(self._timeout(next_publish if interval_s is not None else None))
             if self.take_records():
                 self._dirty = True
                 if not self._asked():
                     self._source.rest(REST_S)
             now = time.monotonic()
+            beaten = now >= self._heartbeat.next_s and self._heartbeat.beat()
             due = interval_s is not None and now >= next_publish
-            if due or self._asked() or self._reconcile_due():
+            if beaten or due or self._asked() or self._reconcile_due():
                 self._settle()
             if due or self._asked():
                 self._publish(rows=due)
-                if interval_s is not None:
-                    next_publish = max(next_publish + interval_s, now)
+            if due and interval_s is not None:
+                # The deadline is the clock's: answers to others do not move it, and what was missed is not made up for.
+                next_publish += interval_s * (1 + (now - next_publish) // interval_s)
 
     def take_records(self) -> bool:
         """Take in everything that is in the ring. Whether there was anything."""
@@ -118,12 +147,21 @@ class Session:
             self._lock.notify_all()
         self._source.wake()
 
-    def latest(self) -> Snapshot | None:
-        """The last snapshot that was published, however old."""
-        return self._snapshot
+    @property
+    def ended(self) -> str:
+        """What ended the loop; empty while it runs, and where it was told to stop."""
+        return self._ended
 
-    def fresh(self, timeout_s: float = 2.0, *, regions: bool = False, rows: bool = True) -> Snapshot | None:
-        """A snapshot made after this call; the last one there is when the loop does not get to it in time.
+    def latest(self) -> Snapshot | None:
+        """The last snapshot that was published. One that is older than it should be says so, and is not exact."""
+        snapshot = self._snapshot
+        if snapshot is None or self._interval_s is None:
+            return self._unless_ended(snapshot)
+        age_s = (time.monotonic_ns() - snapshot.time_ns) / 1e9
+        return self._unless_ended(aged(snapshot, age_s) if age_s > self._interval_s + STALE_S else snapshot)
+
+    def fresh(self, timeout_s: float = STALE_S, *, regions: bool = False, rows: bool = True) -> Snapshot | None:
+        """A snapshot made after this call. Where the loop does not get to it in time, the last one there is, which then is not exact.
 
         Without ``rows`` (see KernelState.snapshot) it may lack them, and takes half the time.
         """
@@ -134,9 +172,22 @@ class Session:
             self._want_rows = self._want_rows or rows
             self._source.wake()
             self._lock.wait_for(lambda: self._published >= ticket or self._stopping, timeout_s)
-            return self._snapshot if rows else self._figures
+            snapshot = self._snapshot if rows else self._figures
+            answered = self._published >= ticket
+        if snapshot is not None and not answered and not self._stopping:
+            snapshot = aged(snapshot, (time.monotonic_ns() - snapshot.time_ns) / 1e9)
+        return self._unless_ended(snapshot)
 
     # ---- inside ----
+
+    def _end(self, what: str) -> None:
+        self._ended = what
+        self.stop()
+
+    def _unless_ended(self, snapshot: Snapshot | None) -> Snapshot | None:
+        if snapshot is None or not self._ended:
+            return snapshot
+        return inexact(snapshot, self._ended)
 
     def _handle(self, update: Update) -> None:
         self._state.update(update)
@@ -146,12 +197,14 @@ class Session:
     def _asked(self) -> bool:
         return self._wanted > self._published
 
-    def _timeout(self, deadline: float | None) -> float | None:
+    def _timeout(self, deadline: float | None) -> float:
         now = time.monotonic()
-        waits = [] if deadline is None else [deadline - now]
+        waits = [self._heartbeat.next_s - now]
+        if deadline is not None:
+            waits.append(deadline - now)
         if self._dirty:
             waits.append(self._last_reconcile_ns / 1e9 + RECONCILE_S - now)
-        return max(0.0, min(waits)) if waits else None
+        return max(0.0, min(waits))
 
     def _reconcile_due(self) -> bool:
         return self._dirty and time.monotonic() >= self._last_reconcile_ns / 1e9 + RECONCILE_S
@@ -231,3 +284,14 @@ class Session:
                 self._want_rows = False
             self._lock.notify_all()
         return snapshot
+
+
+def aged(snapshot: Snapshot, age_s: float) -> Snapshot:
+    """The same as a snapshot that is older than it should be."""
+    return inexact(snapshot, f"these figures are {age_s:.0f} s old: the tracing loop does not answer")
+
+
+def inexact(snapshot: Snapshot, reason: str) -> Snapshot:
+    """The same with one more reason why it is not exact."""
+    exactness = replace(snapshot.exactness, exact=False, reasons=(reason, *snapshot.exactness.reasons))
+    return replace(snapshot, exactness=exactness)

@@ -100,8 +100,7 @@ class NaiveMap:
             for other in range(first, first + REGIONS_PER_1G):
                 if other not in self.level:
                     self.uncertain[other] = time_ns
-                else:
-                    self.touched.add(other)
+                self.touched.add(other)
                 if self.level.get(other, 0) >= M2:
                     self.unsplit.pop(other, None)
             return

@@ -21,6 +21,7 @@ LAYERS = (
     ("loader",),
     ("recording",),
     ("sources",),
+    ("heartbeat",),
     ("session",),
     ("verification",),
     ("views",),

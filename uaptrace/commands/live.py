@@ -86,6 +86,10 @@ class LiveFeed:
     regions: bool = False
 
     def latest(self) -> Snapshot | None:
+        if self.session.ended:
+            from uaptrace.tui.feed import FeedEndedError
+
+            raise FeedEndedError(self.session.ended)
         return self.session.latest()
 
     def waiting_for(self) -> str:

@@ -69,8 +69,8 @@ def record(
     # where that user is not root.
     with live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session:
         writer = writers[0]
-        announce(ready_file)
         with contextlib.closing(writer), stopped_by_signals(session.stop):
+            announce(ready_file)
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {plain(str(output))}; Ctrl-C ends it", err=True)
 

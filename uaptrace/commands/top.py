@@ -87,15 +87,16 @@ def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, list
     meanwhile = [shown_by, *(["uaptrace.exporter.server"] if listen else [])]
     live = live_session(loader_options(ctx), privileges_of=folder_of(ready_file), meanwhile=meanwhile)
     with live as session, _endpoint(session, listen):
-        announce(ready_file)
         if once:
             first = session.latest()
             deadline = time.monotonic() + interval_s
             with stopped_by_signals(session.stop):
+                announce(ready_file)
                 session.run(interval_s, until=lambda: time.monotonic() >= deadline)
                 _print(session.finish(), first, as_json)
             return
         with running(session, interval_s):
+            announce(ready_file)
             _screen(LiveFeed(session), None, interval_s)
 
 

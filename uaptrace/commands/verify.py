@@ -42,8 +42,8 @@ def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path 
     with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
         if oracle == "ptdump" and session.source.read_ptdump() is None:
             raise UsageError("this kernel has no page table dump (CONFIG_PTDUMP_DEBUGFS): use --oracle kcore")
-        announce(ready_file)
         with stopped_by_signals(session.stop):
+            announce(ready_file)
             deadline = time.monotonic() + duration_s
 
             def over() -> bool:

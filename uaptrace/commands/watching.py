@@ -57,8 +57,8 @@ def watched_snapshot(
     else:
         with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file, *outputs)) as session:
             session.keep_regions = regions
-            announce(ready_file)
             with stopped_by_signals(session.stop):
+                announce(ready_file)
                 deadline = None if duration_s is None else time.monotonic() + duration_s
                 session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline)
                 snapshot = session.finish()

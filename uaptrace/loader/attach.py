@@ -55,7 +55,7 @@ class Loaded:
     link_fds: tuple[int, ...]
     program_fds: tuple[int, ...]
     files: Mapping[str, int]
-    """Descriptors by the keys of child.FILES; only what could be opened."""
+    """Descriptors by the keys of files.FILES; only what could be opened."""
     hooks: tuple[HookStatus, ...]
     constants: KernelConstants
     symbols: Mapping[str, int]

@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from uaptrace.errors import CannotTraceError
 from uaptrace.loader.attaching import attach_hooks
 from uaptrace.loader.btf import KernelBtf
 from uaptrace.loader.constants import VARIABLES, read_constants
 from uaptrace.loader.facts import read_host_facts
+from uaptrace.loader.files import FILES
 from uaptrace.loader.hooks import SERIES_SYMBOL
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.plan import wanted_symbols
@@ -24,14 +25,6 @@ from uaptrace.units import Level
 
 if TYPE_CHECKING:
     from uaptrace.loader.attach import LoaderOptions
-
-FILES: Final = {
-    "kcore": "/proc/kcore",
-    "kallsyms": "/proc/kallsyms",
-    "unmapped_alloc": "/sys/kernel/debug/unmapped_alloc",
-    "ptdump": "/sys/kernel/debug/page_tables/kernel",
-}
-"""Files that only root can open; their descriptors serve a process without any privilege."""
 
 
 def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], list[int]]:

@@ -25,6 +25,7 @@ VARIABLES: Final = (
     "mem_section",
     "_text",
     "kfence_enabled",
+    "__kfence_pool",
 )
 """Kernel variables whose addresses are wanted from kallsyms. Not every kernel has all of them."""
 

@@ -47,22 +47,15 @@ def compare(direct_map: DirectMap, reading: MapReading, *, absent_is_hole: bool 
     ``absent_is_hole``: the reading cannot tell an absent entry from no entry (ptdump prints neither): only whether a page is
     present, and by which size of mapping, is compared.
     """
-    n = len(reading.levels)
-    first = 0 if reading.complete else reading.first_region
-    end = max(direct_map.nr_regions(), reading.first_region + n) if reading.complete else reading.first_region + n
+    first, end = _extent(direct_map, reading)
     compared = differing = 0
     shown: list[PageDifference] = []
     for at in range(first, end, _REGIONS_AT_ONCE):
         regions = np.arange(at, min(at + _REGIONS_AT_ONCE, end))
-        ours_level, theirs_level = _levels_of_model(direct_map, regions), _levels_of_reading(reading, regions)
-        # Regions that both have as one large entry, or not at all, need no page by page.
-        simple = (ours_level == theirs_level) & ((ours_level & LEVEL_MASK) != Level.K4)
-        compared += int(np.count_nonzero(simple & (ours_level != _HOLE))) * PAGES_PER_2M
-        rest = regions[~simple]
+        compared += _nr_simple(direct_map, reading, regions) * PAGES_PER_2M
+        rest, ours, theirs = _unequal(direct_map, reading, regions)
         if not len(rest):
             continue
-        ours = _pages(ours_level[~simple], direct_map.rows_of(rest))
-        theirs = _pages(theirs_level[~simple], _rows_of_reading(reading, rest))
         both_holes = (ours == _HOLE) & (theirs == _HOLE)
         compared += int(both_holes.size - np.count_nonzero(both_holes))
         if absent_is_hole:
@@ -76,12 +69,62 @@ def compare(direct_map: DirectMap, reading: MapReading, *, absent_is_hole: bool 
     return Comparison(compared, differing, tuple(shown))
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Regions in which a reading is not what the model holds, ascending, and how many of their 512 pages changed: another size of
+    mapping, absent instead of present (``changed``), or memory where there was none, none where there was some (``resized``)."""
+
+    regions: Ints
+    changed: Ints
+    resized: Ints
+
+    def without(self, regions: Ints) -> Changes:
+        """The same without some regions."""
+        keep = ~np.isin(self.regions, regions)
+        return Changes(self.regions[keep], self.changed[keep], self.resized[keep])
+
+
+def changes(direct_map: DirectMap, reading: MapReading) -> Changes:
+    """What a reading shows that the model does not know. A complete reading is compared with all that the model holds."""
+    first, end = _extent(direct_map, reading)
+    found: list[tuple[Ints, Ints, Ints]] = []
+    for at in range(first, end, _REGIONS_AT_ONCE):
+        regions, ours, theirs = _unequal(direct_map, reading, np.arange(at, min(at + _REGIONS_AT_ONCE, end)))
+        resized = (ours == _HOLE) != (theirs == _HOLE)
+        found.append((regions, ((ours != theirs) & ~resized).sum(axis=1), resized.sum(axis=1)))
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0, np.int64)] * 3
+    some = (columns[1] + columns[2]) > 0
+    return Changes(*(column[some].astype(np.int64) for column in columns))
+
+
 def describe(code: int) -> str:
     """What a page is: Level, with LARGE_ABSENT where it is not present."""
     level = Level(code & LEVEL_MASK)
     if level == Level.NONE:
         return "hole"
     return f"{level.label} {'absent' if code & _ABSENT else 'present'}"
+
+
+def _extent(direct_map: DirectMap, reading: MapReading) -> tuple[int, int]:
+    """The regions to compare."""
+    end = reading.first_region + len(reading.levels)
+    return (0, max(direct_map.nr_regions(), end)) if reading.complete else (reading.first_region, end)
+
+
+def _nr_simple(direct_map: DirectMap, reading: MapReading, regions: Ints) -> int:
+    """How many of the regions are one large entry for both, and the same one."""
+    ours, theirs = _levels_of_model(direct_map, regions), _levels_of_reading(reading, regions)
+    return int(np.count_nonzero((ours == theirs) & ((ours & LEVEL_MASK) != Level.K4) & (ours != _HOLE)))
+
+
+def _unequal(direct_map: DirectMap, reading: MapReading, regions: Ints) -> tuple[Ints, Bytes, Bytes]:
+    """Regions that have to be compared page by page, and their pages as each says (n, 512). Not those that both have as one large
+    entry, or not at all."""
+    ours_level, theirs_level = _levels_of_model(direct_map, regions), _levels_of_reading(reading, regions)
+    rest = (ours_level != theirs_level) | ((ours_level & LEVEL_MASK) == Level.K4)
+    some = regions[rest]
+    ours = _pages(ours_level[rest], direct_map.rows_of(some))
+    return some, ours, _pages(theirs_level[rest], _rows_of_reading(reading, some))
 
 
 def _levels_of_model(direct_map: DirectMap, regions: Ints) -> Bytes:

@@ -188,7 +188,8 @@ class DirectMap:
             missing = covered[self.levels[covered] == 0]
             self._mark(self._uncertain_ns, missing, np.full(len(missing), int(time_ns.max())))
             self._lower(covered, _M2)
-            self._was_split[covered] = self._was_split[covered] | (self.levels[covered] != 0)
+            # Also where no mapping is known yet: a page that was written before its split's record came would be one.
+            self._was_split[covered] = True
             self._unsplit_ns[covered[(self.levels[covered] & LEVEL_MASK) >= _M2]] = 0
             regions, time_ns = regions[~huge], time_ns[~huge]
         if len(regions):

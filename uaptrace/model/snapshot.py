@@ -118,6 +118,18 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class SilenceView:
+    """Whether the kernel still calls the hooks. Keys are those of uaptrace.model.silence.Silence; a recording from before has none."""
+
+    active: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
+    """Whether the hooks are silent for that reason, or not yet known to be called again."""
+    found: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Times a silence of that kind was found. Cumulative."""
+    unseen_pages: int = 0
+    """Pages that re-reading found changed and no hook had told of. Cumulative."""
+
+
+@dataclass(frozen=True, slots=True)
 class DirectMapView:
     """The direct map by size of mapping. Present bytes by level plus absent bytes is all of it."""
 
@@ -358,3 +370,4 @@ class Snapshot:
     """``start_time_ns`` as time since the epoch, by the host's clock then: the same in every snapshot of a tracing run."""
     last_exact_wall_time_s: float | None = None
     """Exactness.last_exact_time_ns likewise: setting the clock does not move it."""
+    silence: SilenceView = field(default_factory=SilenceView)

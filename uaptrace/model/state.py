@@ -22,6 +22,7 @@ from .ledger import Ledger
 from .names import Names
 from .processes import Processes
 from .reconcile import NO_SPLITS, Losses, MeminfoComparison, RowComparison, SplitComparison
+from .silence import Silences
 from .snapshot import (
     Exactness,
     Histogram,
@@ -90,6 +91,7 @@ class KernelState:
         self._found_splits = FoundSplits()
         self._meminfo = MeminfoComparison()
         self._rows = RowComparison()
+        self._silences = Silences(start.hooks)
         self._taken: Ints = np.zeros(256, np.int64)
         self._unknown_kinds = 0
         self._counters: CountersReading | None = None
@@ -168,7 +170,7 @@ class KernelState:
         self._found_splits.apply(columns)
         self.direct_map.apply(columns)
         contradictions, unclean = self.cache.apply(columns)
-        trusted = self.cache.is_read and self._cache_lost_ns is None
+        trusted = self.cache.is_read and self._cache_lost_ns is None and not self._silences.is_silent
         self._audit.apply(columns, contradictions, unclean, cache_trusted=trusted, settled=self._settles_ns is None)
 
     def _take_map(self, reading: MapReading) -> None:
@@ -207,12 +209,11 @@ class KernelState:
         if new.of_map:
             self._doubt_map(reading.time_ns, new.reason)
         if new.of_cache:
-            self._cache_lost_ns = reading.time_ns
-            self._cache_reason = new.reason
-            self.cache.pending = {}
+            self._doubt_cache(reading.time_ns, new.reason)
+        self._doubt_everything(reading.time_ns, self._silences.take(reading, (self._losses.missed_runs or 0) + self._losses.contexts_lost))
         if new.runs:
             self._settles_ns = reading.time_ns + GRACE_NS
-        if new.of_audit:
+        if new.of_audit or self._silences.is_silent:
             self._audit.drop()
         else:
             self._audit.confirm(reading.time_ns)
@@ -244,6 +245,20 @@ class KernelState:
             if reading.quiet and rows[0] is not None and rows[1] is not None and rows[2] is not None:
                 self._audit.judge_sum(rows[0], rows[1], rows[2], self.cache.certainly_handed_out_pages(), reading.time_ns)
 
+    def _doubt_everything(self, time_ns: int, reason: str) -> None:
+        """Calls went by unseen: of pages, of the cache, and halves of calls."""
+        if not reason:
+            return
+        self._doubt_map(time_ns, reason)
+        self._doubt_cache(time_ns, reason)
+        self._settles_ns = time_ns + GRACE_NS
+        self._audit.drop()
+
+    def _doubt_cache(self, time_ns: int, reason: str) -> None:
+        self._cache_lost_ns = time_ns
+        self._cache_reason = reason
+        self.cache.pending = {}
+
     def _doubt_map(self, time_ns: int, reason: str) -> None:
         if reason:
             self._map_reason = reason
@@ -269,7 +284,8 @@ class KernelState:
     def needs_counters_reading(self) -> bool:
         """Whether one more reading of the counters would decide something, also if no record comes: a difference or a finding
         that stands only if it is found twice, or a request that is not answered yet."""
-        return self._counters is not None and (self._audit.is_waiting or self._rows.is_waiting or self._splits.is_waiting)
+        waiting = (self._audit, self._rows, self._splits, self._silences)
+        return self._counters is not None and any(part.is_waiting for part in waiting)
 
     @property
     def regions_to_check(self) -> list[int]:
@@ -289,6 +305,7 @@ class KernelState:
         if not self._started:
             return ["nothing is traced yet"]
         reasons = [f"{what} are not seen: the hook {name} is not attached" for name, what in self._missing_hooks]
+        reasons += self._silences.reasons()
         if not self.direct_map.is_read:
             reasons.append("baseline not read yet")
         else:
@@ -366,6 +383,7 @@ class KernelState:
             regions=self.direct_map.region_table(*self.cache.free_by_region()) if regions else None,
             start_wall_time_s=self._start.wall_time_s,
             last_exact_wall_time_s=self._exact_wall_s(time_ns, wall_time_s),
+            silence=self._silences.view(),
         )
 
     def _exact_wall_s(self, time_ns: int, wall_time_s: float) -> float | None:

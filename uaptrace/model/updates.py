@@ -75,6 +75,8 @@ class MapReading:
     pages: NDArray[np.uint8]
     complete: bool
     """All of the direct map was read (a baseline, or a full re-read)."""
+    unreadable: tuple[int, ...] = ()
+    """Regions whose page tables could not be read: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class CountersReading:
     rows_released: tuple[int, ...] | None
     quiet: bool
     pageblock_bits: Mapping[int, bool] = field(default_factory=lambda: MappingProxyType({}))
+    hooks_off: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What stops the kernel from calling hooks now (uaptrace.model.silence.Silence), and where that shows: a file, names of hooks."""
+    unseen_pages: int = 0
+    """Pages that re-reading found changed and that no hook told of, since tracing began."""
 
 
 @dataclass(frozen=True, slots=True)

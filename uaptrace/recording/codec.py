@@ -62,6 +62,7 @@ def encode(update: Update) -> EncodedUpdate:
                     "nr_regions": len(update.levels),
                     "nr_split_regions": len(update.split_regions),
                     "bits_per_page": bits,
+                    "unreadable": list(update.unreadable),
                 },
                 update.levels.astype("<u1", copy=False).tobytes() + update.split_regions.astype("<i8", copy=False).tobytes() + packed,
             )
@@ -95,6 +96,8 @@ def encode(update: Update) -> EncodedUpdate:
                     "rows_released": update.rows_released,
                     "quiet": update.quiet,
                     "pageblock_bits": {str(region): bit for region, bit in update.pageblock_bits.items()},
+                    "hooks_off": dict(update.hooks_off),
+                    "unseen_pages": update.unseen_pages,
                 },
                 update.words.astype("<u8", copy=False).tobytes(),
             )
@@ -209,6 +212,7 @@ def _map_reading(said: Any, data: bytes) -> MapReading:
         split_regions=np.frombuffer(data, "<i8", nr_split, nr_regions).astype(np.int64),
         pages=_unpack_pages(data, nr_regions + 8 * nr_split, nr_split, said["bits_per_page"]),
         complete=said["complete"],
+        unreadable=tuple(int(region) for region in said.get("unreadable", ())),
     )
 
 
@@ -239,6 +243,9 @@ def _counters_reading(said: Any, data: bytes) -> CountersReading:
         rows_released=_row_in(said["rows_released"]),
         quiet=said["quiet"],
         pageblock_bits=MappingProxyType({int(region): bool(bit) for region, bit in said["pageblock_bits"].items()}),
+        # Recordings from before uaptrace listened for silence have neither.
+        hooks_off=MappingProxyType({str(name): str(what) for name, what in said.get("hooks_off", {}).items()}),
+        unseen_pages=int(said.get("unseen_pages", 0)),
     )
 
 

@@ -69,10 +69,20 @@ class Kcore:
             raise LookupError(f"kernel memory at {address:#x} could be read for {size} of {out.nbytes} bytes only")
 
     def _file_offset(self, address: int, size_bytes: int) -> int:
+        offset = self._find(address, size_bytes)
+        if offset is None:
+            # Memory may have been plugged in since: whoever opens the file next makes the kernel put it on its list.
+            self.refresh()
+            offset = self._find(address, size_bytes)
+        if offset is None:
+            raise LookupError(f"/proc/kcore has no address {address:#x}")
+        return offset
+
+    def _find(self, address: int, size_bytes: int) -> int | None:
         for low, high, offset in self._segments:
             if low <= address and address + size_bytes <= high:
                 return offset + address - low
-        raise LookupError(f"/proc/kcore has no address {address:#x}")
+        return None
 
 
 def read_u64(memory: KernelMemory, address: int) -> int:

@@ -26,12 +26,15 @@ from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.sources.counters import MappedCounters, steady
 from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
 from uaptrace.sources.host import host_name
+from uaptrace.sources.figures import FigureFiles, MapFigures
 from uaptrace.sources.kallsyms import name_addresses
-from uaptrace.sources.kernel_memory import Kcore, KernelMemory, read_u32
+from uaptrace.sources.kernel_memory import Kcore, KernelMemory
+from uaptrace.sources.kfence import is_on, pool_regions
 from uaptrace.sources.page_tables import PageTableReader, PagingLayout
 from uaptrace.sources.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
 from uaptrace.sources.ring import MappedRing
 from uaptrace.sources.struct_page import PageblockBits, page_layout, read_free_blocks, steady_read
+from uaptrace.sources.switches import HookSwitches
 from uaptrace.units import Level
 from uaptrace.wire import frames
 
@@ -69,6 +72,10 @@ class LiveSource:
         )
         self._page_layout = page_layout(constants.vmemmap, loaded.offsets) if loaded.has_series else None
         self._pageblocks = self._pageblock_reader()
+        self._switches = HookSwitches(loaded.files, loaded.hooks, loaded.link_fds)
+        self._figures = FigureFiles(root)
+        self.unseen_pages = 0
+        """Pages that were found changed and no hook told of: what holds the state against the tables counts them here."""
         self._epoll = select.epoll()
         self._epoll.register(self._ring.fileno(), select.EPOLLIN)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -234,7 +241,28 @@ class LiveSource:
             rows_released=rows.released if rows else None,
             quiet=reading.quiet and self._ring.used_bytes == 0,
             pageblock_bits=bits,
+            hooks_off=self._switches.off(),
+            unseen_pages=self.unseen_pages,
         )
+
+    # ---- what needs no event (uaptrace/heartbeat.py) ----
+
+    def hooks_off(self) -> dict[str, str]:
+        """What stops the kernel from calling hooks now, by names of uaptrace.model.silence.Silence, and where that shows."""
+        return self._switches.off()
+
+    def figures(self) -> MapFigures:
+        """The kernel's own figures of the direct map."""
+        return self._figures.read(self.count((Counter.SPLIT_2M, Counter.SPLIT_1G)))
+
+    def look(self, first_region: int, max_tables: int, end_region: int) -> tuple[MapReading, bool]:
+        """A part of the tables (PageTableReader.read_part), and whether nothing was counted meanwhile and the ring is empty."""
+        seen = steady(self._counters, lambda: self._tables.read_part(first_region, max_tables, end_region), max_attempts=1)
+        return seen.value, seen.quiet and self._ring.used_bytes == 0
+
+    def unhooked_regions(self) -> list[int]:
+        """Regions of KFENCE's pool, where it is on: it changes its own pages where nothing can be hooked."""
+        return pool_regions(self._memory, self._loaded.symbols, self._loaded.constants.page_offset, self._tables.read_regions)
 
     def baseline(self) -> list[Update]:
         """Readings that stand on their own: the whole map, the cache and the counters."""
@@ -258,6 +286,7 @@ class LiveSource:
         os.close(self._wake_fd)
         self._ring.close()
         self._counters.close()
+        self._figures.close()
         self._loaded.close()
 
     # ---- inside ----
@@ -286,9 +315,6 @@ class LiveSource:
 
     def _host(self) -> HostInfo:
         loaded = self._loaded
-        kfence = False
-        if "kfence_enabled" in loaded.symbols:
-            kfence = bool(read_u32(self._memory, loaded.symbols["kfence_enabled"]) & 0xFF)
         meminfo = parse_meminfo((self._root / "proc/meminfo").read_text())
         return HostInfo(
             hostname=host_name(platform.node(), self._root),
@@ -298,7 +324,7 @@ class LiveSource:
             memory_bytes=meminfo.get("MemTotal"),
             paging_levels=loaded.constants.levels,
             has_series=loaded.has_series,
-            kfence=kfence,
+            kfence=is_on(self._memory, loaded.symbols),
             buddyinfo=(self._root / "proc/buddyinfo").read_text(),
         )
 

@@ -56,6 +56,34 @@ class PageTableReader:
         nr = (max(chunks) + 1) * REGIONS_PER_1G if chunks else 0
         return self._reading(begin, chunks, 0, nr, complete=True)
 
+    def read_part(self, first_region: int, max_tables: int, end_region: int) -> MapReading:
+        """From ``first_region`` on, as far as reading ``max_tables`` tables goes. Where that is to the end of the map, the reading
+        goes on to ``end_region``: what was mapped there and is no longer shows as holes."""
+        begin = self._now_ns()
+        chunks = self._gigabytes(first_region // REGIONS_PER_1G)
+        stop = self._part_end(chunks, first_region, max_tables)
+        if stop is None:
+            stop = max(end_region, (max(chunks) + 1) * REGIONS_PER_1G if chunks else 0, first_region + 1)
+        return self._reading(begin, chunks, first_region, stop - first_region, complete=False)
+
+    def _part_end(self, chunks: dict[int, int], first_region: int, max_tables: int) -> int | None:
+        """The region before which ``max_tables`` tables have been read; None where that is the end."""
+        for number in sorted(chunks):
+            region = number * REGIONS_PER_1G
+            try:
+                levels, entries = self._gigabyte(chunks[number], number)
+            except (OSError, LookupError):
+                continue  # _reading() says so
+            at = max(first_region - region, 0)
+            if entries is None or at >= REGIONS_PER_1G:
+                continue
+            split = np.flatnonzero(levels[at:] == Level.K4) + at
+            max_tables -= 1
+            if len(split) >= max_tables:
+                return region + (int(split[max_tables - 1]) if max_tables > 0 else at) + 1
+            max_tables -= len(split)
+        return None
+
     def read_regions(self, first_region: int, nr_regions: int) -> MapReading:
         """A part: 2M regions [first_region, first_region + nr_regions)."""
         begin = self._now_ns()
@@ -111,17 +139,23 @@ class PageTableReader:
         levels = np.zeros(nr_regions, np.uint8)
         split: list[NDArray[np.int64]] = []
         pages: list[NDArray[np.uint8]] = []
+        unreadable: list[int] = []
         for number in sorted(chunks):
-            chunk, tables = self._gigabyte(chunks[number], number)
             region = number * REGIONS_PER_1G
             low, high = max(region, first_region), min(region + REGIONS_PER_1G, first_region + nr_regions)
             if low >= high:
+                continue
+            try:
+                chunk, tables = self._gigabyte(chunks[number], number)
+            except (OSError, LookupError):
+                unreadable += range(low, high)
                 continue
             levels[low - first_region : high - first_region] = chunk[low - region : high - region]
             if tables is None:
                 continue
             which = np.flatnonzero(chunk[low - region : high - region] == Level.K4) + (low - region)
             kept, states = self._pages(tables, which, number, levels, first_region)
+            unreadable += [r for r in (which + region).tolist() if levels[r - first_region] == Level.NONE]
             split.append(kept + region)
             pages.append(states)
         return MapReading(
@@ -132,10 +166,13 @@ class PageTableReader:
             split_regions=np.concatenate(split) if split else np.empty(0, np.int64),
             pages=np.concatenate(pages) if pages else np.empty((0, ENTRIES), np.uint8),
             complete=complete,
+            unreadable=tuple(unreadable),
         )
 
     def _gigabyte(self, pud: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
         """Levels of a gigabyte's 512 regions, and its table of 2M entries (None where it has none)."""
+        if not pud:
+            return np.zeros(REGIONS_PER_1G, np.uint8), None
         present = bool(pud & PRESENT)
         if pud & LEAF or not present:
             return np.full(REGIONS_PER_1G, Level.G1 | (0 if present else LARGE_ABSENT), np.uint8), None
@@ -151,7 +188,8 @@ class PageTableReader:
     def _pages(
         self, tables: NDArray[np.uint64], which: NDArray[np.int64], number: int, levels: NDArray[np.uint8], first_region: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Page states of the regions ``which`` of one gigabyte; regions that turn out not to be split any more are dropped."""
+        """Page states of the regions ``which`` of one gigabyte; regions that turn out not to be split any more are dropped, and so
+        are those that cannot be read, whose level becomes NONE."""
         entries = np.empty((len(which), ENTRIES), np.uint64)
         keep = np.ones(len(which), bool)
         for i, index in enumerate(which.tolist()):

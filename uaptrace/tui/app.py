@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher, Input, Static
 
 from uaptrace.errors import UaptraceError
-from uaptrace.tui.feed import ExplainsWaiting, Feed, RegionsOnDemand, ReplayControl, parse_position
+from uaptrace.tui.feed import ExplainsWaiting, Feed, FeedEndedError, RegionsOnDemand, ReplayControl, parse_position
 from uaptrace.tui.help import help_lines
 from uaptrace.tui.panes import LinesScreen, MapPane, OverviewPane, Picture, TablePane, split_detail
 from uaptrace.tui.styles import RICH
@@ -156,14 +156,19 @@ class TopApp(App[None]):
 
     def _poll(self) -> None:
         """Asks the feed; draws only what is new."""
-        if (self._paused and self._replay is None) or not self._switcher.is_attached:
+        if not self._switcher.is_attached:
             return
         trouble = ""
         snapshot = None
         try:
             snapshot = self._feed.latest()
+        except FeedEndedError:
+            self.exit()
+            return
         except UaptraceError as error:
             trouble = str(error)
+        if self._paused and self._replay is None:
+            return
         if trouble != self._trouble:
             self._trouble = trouble
         if snapshot is not None and (self._picture is None or snapshot is not self._picture.snapshot):

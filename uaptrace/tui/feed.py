@@ -9,8 +9,12 @@ from __future__ import annotations
 import re
 from typing import Protocol, runtime_checkable
 
-from uaptrace.errors import UsageError
+from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
+
+
+class FeedEndedError(UaptraceError):
+    """There will be no other snapshot: what made them has ended, and says itself why."""
 
 
 class Feed(Protocol):
@@ -20,6 +24,7 @@ class Feed(Protocol):
         """The newest snapshot; the same object as before where there is no newer one; None before the first.
 
         May raise UaptraceError (the connection to a daemon is lost): the screen says so, keeps its last picture and asks again.
+        After FeedEndedError it ends.
         """
 
 
