@@ -25,8 +25,8 @@ from uaptrace.sources.bpf_memory import BpfMemory
 from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.sources.counters import MappedCounters, steady
 from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
-from uaptrace.sources.host import host_name
 from uaptrace.sources.figures import FigureFiles, MapFigures
+from uaptrace.sources.host import host_name
 from uaptrace.sources.kallsyms import name_addresses
 from uaptrace.sources.kernel_memory import Kcore, KernelMemory
 from uaptrace.sources.kfence import is_on, pool_regions
