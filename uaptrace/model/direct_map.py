@@ -128,11 +128,10 @@ class DirectMap:
 
     def _forget(self, regions: Ints) -> None:
         known = regions[self.levels[regions] != 0]
-        if len(known):
-            self.rows.give_back(known[self.rows.slot[known] != 0])
-            self.levels[known] = 0
-            self._was_split[known] = False
-            self._was_absent[known] = False
+        self.rows.give_back(known[self.rows.slot[known] != 0])
+        self.levels[known] = 0
+        self._was_split[regions] = False
+        self._was_absent[regions] = False
 
     def _settle(self, span: slice, begin_ns: int) -> None:
         if self._any_uncertain:
