@@ -94,8 +94,8 @@ class Session:
         self._interval_s = interval_s
         try:
             self._loop(interval_s, until or (lambda: False))
-        except UaptraceError as error:
-            self._end(str(error))
+        except (UaptraceError, BrokenPipeError) as error:
+            self._end(f"tracing ended: {error}")
             raise
         except Exception as error:
             what = f"tracing ended: {type(error).__name__}: {error}"
