@@ -41,8 +41,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_loop_that_dies_is_said_everywhere(kernel: ScriptedKernel, session: Session) -> None:
-    assert readiness(session.fresh(0)) is not None
-    with pytest.raises(TracingEndedError, match="tracing ended: RuntimeError: the ring is gone; start it again"), running(session, 60):
+    def meanwhile() -> None:
         until(lambda: readiness(session.fresh()) is None)
         kernel.error = RuntimeError("the ring is gone")
         begin = time.monotonic()
@@ -52,6 +51,13 @@ def test_a_loop_that_dies_is_said_everywhere(kernel: ScriptedKernel, session: Se
             assert "tracing ended: RuntimeError: the ring is gone" in str(readiness(snapshot))
         with pytest.raises(FeedEndedError, match="the ring is gone"):
             LiveFeed(session).latest()
+
+    def run() -> None:
+        with running(session, 60):
+            meanwhile()
+
+    with pytest.raises(TracingEndedError, match="tracing ended: RuntimeError: the ring is gone; start it again"):
+        run()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), LookupError("/proc/kcore has no address 0x0"), OSError(5, "I/O error")])
