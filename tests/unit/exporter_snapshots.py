@@ -7,6 +7,7 @@ import numpy as np
 
 from uaptrace.events import SCALAR_COUNTERS, Counter, HistogramId, Kind
 from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
@@ -19,6 +20,7 @@ from uaptrace.model.snapshot import (
     ProcessRow,
     RegionTable,
     ShrinkerView,
+    SilenceView,
     Snapshot,
     SplitRow,
     SplitsView,
@@ -129,4 +131,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
         reconcile_error_bytes=next(figures),
         reconcile_error_blocks=next(figures),
         regions=regions,
+        silence=SilenceView(
+            {silence.value: True for silence in Silence}, {silence.value: next(figures) for silence in Silence}, next(figures)
+        ),
     )

@@ -18,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 from simulated_host import host_updates
 
 from tests.model.build import counters, traced
+from tests.unit import view_snapshots as snapshots
 from uaptrace.events import Kind
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.negotiation import accepts_gzip, compressed, negotiated
@@ -141,8 +142,17 @@ def test_the_largest_host_has_at_most_400_series() -> None:
     found = series(snapshot)
     assert len(found) <= 400, f"{len(found)} series"
     # As many again would still be bounded by the number of hooks, the only label that is not a closed set of docs/metrics.md.
-    without_hooks = len(found) - LARGEST_NR_HOOKS - sum(hook.mechanism is None for hook in snapshot.hooks)
-    assert without_hooks + 50 <= 400
+    of_hooks = LARGEST_NR_HOOKS + sum(hook.mechanism is None for hook in snapshot.hooks)
+    assert len(found) - of_hooks + LARGEST_NR_HOOKS <= 400
+
+
+def test_silence_has_a_series_for_each_reason_and_none_where_it_is_not_known() -> None:
+    found = series(snapshots.silent(small_snapshot()))
+    assert value(found, "uaptrace_hooks_silent", reason="unseen_pages") == 1
+    assert value(found, "uaptrace_hooks_silent", reason="kprobes_off") == 0
+    assert value(found, "uaptrace_silences_total", reason="kprobes_off") == 2
+    assert value(found, "uaptrace_unseen_pages_total") == 1021
+    assert not [name for name, _ in series(small_snapshot()) if "silen" in name or "unseen_pages" in name]
 
 
 def test_a_kernel_without_the_cache_has_no_cache_series_rather_than_zeros() -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from uaptrace.loader.check import DEGRADED, READY, check
+from uaptrace.loader.facts import HostFacts
 from uaptrace.loader.files import FILES
+from uaptrace.loader.plan import PlannedHook, plan_hooks, wanted_symbols
+from uaptrace.loader.switches import off_now
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 from uaptrace.sources.figures import FigureFiles
@@ -85,3 +89,28 @@ def test_figures_of_real_kernels(kernel: str) -> None:
     meminfo = (KERNELS / kernel / "proc/meminfo").read_text()
     assert figures.mapped_kib == sum(int(kib) for kib in re.findall(r"DirectMap\S+ +(\d+) kB", meminfo))
     assert figures.counted_splits == 5
+
+
+def hooks_by(mechanism: str) -> tuple[PlannedHook, ...]:
+    symbols = {name: 0xFFFFFFFF81000000 + i for i, name in enumerate(wanted_symbols())}
+    return plan_hooks(symbols, None, lambda _: mechanism == "fentry")
+
+
+@pytest.mark.parametrize(
+    ("switch", "mechanism", "is_named"),
+    [("ftrace_enabled", "fentry", True), ("kprobes_enabled", "kprobe", True), ("kprobes_enabled", "fentry", False)],
+)
+def test_check_names_a_switch_that_is_off_and_how_to_mend_it(tmp_path: Path, switch: str, mechanism: str, is_named: bool) -> None:
+    path = tmp_path / FILES[switch][1:]
+    path.parent.mkdir(parents=True)
+    path.write_text("0\n")
+    facts = HostFacts(0, None, True, True, "", frozenset(), {"_text": 1})
+    result = check(facts, None, None, lambda _: hooks_by(mechanism), off_now(tmp_path))
+    finding = next(f for f in result.findings if f.name == "kernel switches")
+    assert finding.ok is not is_named
+    assert result.status == (DEGRADED if is_named else READY)
+    if is_named:
+        assert FILES[switch] in finding.detail
+        assert finding.mend == f"echo 1 > {FILES[switch]}"
+    path.write_text("1\n")
+    assert check(facts, None, None, lambda _: hooks_by(mechanism), off_now(tmp_path)).status == READY

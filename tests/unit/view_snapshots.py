@@ -9,6 +9,7 @@ import numpy as np
 
 from uaptrace.events import SCALAR_COUNTERS
 from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
@@ -21,6 +22,7 @@ from uaptrace.model.snapshot import (
     ProcessRow,
     RegionTable,
     ShrinkerView,
+    SilenceView,
     Snapshot,
     SplitRow,
     SplitsView,
@@ -273,6 +275,14 @@ def inexact(snapshot: Snapshot) -> Snapshot:
         exactness=Exactness(False, ("1,234 events were lost; 17 regions wait to be read again", "a split was not explained"), START_NS, 3),
         loss=Loss(snapshot.loss.events_taken, 1234, {"set_direct_map": 1200, "alloc": 34}, 0, 0, 0),
     )
+
+
+def silent(snapshot: Snapshot) -> Snapshot:
+    """The same after kprobes were switched off and on again, and while a silence that nobody explains lasts."""
+    found = {silence.value: 0 for silence in Silence} | {Silence.KPROBES_OFF.value: 2, Silence.UNSEEN_PAGES.value: 1}
+    active = {silence.value: silence is Silence.UNSEEN_PAGES for silence in Silence}
+    reasons = ("hooks are silent: 1,021 pages changed that none told of; 3 kinds of call are yet to be seen again",)
+    return replace(snapshot, exactness=Exactness(False, reasons, START_NS, 3), silence=SilenceView(active, found, 1021))
 
 
 def broken_audit(snapshot: Snapshot) -> Snapshot:

@@ -15,6 +15,7 @@ from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.hooks import Need
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
+from uaptrace.loader.switches import off_now
 
 
 @click.command(cls=StrictCommand)
@@ -23,7 +24,7 @@ from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
 def check(ctx: click.Context, as_json: bool) -> None:
     """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
-    result = check_host(facts, kcore_error(), tracing_program_error(), load_everything)
+    result = check_host(facts, kcore_error(), tracing_program_error(), load_everything, off_now())
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else _text(result))
     ctx.exit(result.status)
 

@@ -21,6 +21,7 @@ from uaptrace.model.snapshot import (
     HostInfo,
     InvariantRow,
     ShrinkerView,
+    SilenceView,
     Snapshot,
     SplitsView,
     UnmappedCacheView,
@@ -307,7 +308,17 @@ def _trust(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter(
         "contexts_lost", "Calls that could not be followed: no room to remember the task, or their return was not seen.", loss.contexts_lost
     )
+    yield from _silence(snapshot.silence)
     yield _gauge("kfence_enabled", "1 where KFENCE is on: its own changes cannot be seen.", snapshot.host.kfence)
+
+
+def _silence(silence: SilenceView) -> Iterator[Metric]:
+    if not silence.active:
+        return  # from before uaptrace listened for silence: not known
+    silent = "1 where hooks that are attached are not called, or are not yet known to be called again."
+    yield _gauges("hooks_silent", silent, "reason", silence.active.items())
+    yield _counters("silences", "Times hooks were found to be silent.", "reason", silence.found.items())
+    yield _counter("unseen_pages", "Pages that were read as changed and that no hook told of.", silence.unseen_pages)
 
 
 def _lost(by_kind: Mapping[str, int], total: int) -> Iterator[tuple[str, float]]:

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from uaptrace.loader.objects import FENTRY, TRACING, Program, ProgramRefusedErro
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
 from uaptrace.loader.program import bpf_folder, use_stub_headers
 from uaptrace.loader.progress import Progress
+from uaptrace.loader.switches import Switch
 
 READY: Final = 0
 DEGRADED: Final = 1
@@ -82,10 +83,15 @@ class CheckResult:
 
 
 def check(
-    facts: HostFacts, kcore_error: str | None, bpf_error: str | None, try_hooks: Callable[[HostFacts], tuple[PlannedHook, ...]]
+    facts: HostFacts,
+    kcore_error: str | None,
+    bpf_error: str | None,
+    try_hooks: Callable[[HostFacts], tuple[PlannedHook, ...]],
+    switches_off: Iterable[Switch] = (),
 ) -> CheckResult:
     """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
-    ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook."""
+    ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook; ``switches_off``: those by which
+    the kernel calls no program."""
     findings = [
         Finding(
             "root",
@@ -147,6 +153,7 @@ def check(
             findings.append(Finding("programs", False, str(error)))
     tried = hooks is not None
     planned = _planned(facts) if hooks is None else hooks
+    findings.append(_switches_finding(planned, switches_off))
     if any(not f.ok and f.fatal for f in findings):
         status = CANNOT
     elif any(p.is_missing for p in planned) or any(not f.ok for f in findings):
@@ -163,6 +170,15 @@ def _planned(facts: HostFacts) -> tuple[PlannedHook, ...]:
             return plan_hooks(facts.symbols, facts.attachable, btf.has_function)
     except CannotTraceError:
         return plan_hooks(facts.symbols, facts.attachable, lambda _: False)
+
+
+def _switches_finding(planned: Iterable[PlannedHook], switches_off: Iterable[Switch]) -> Finding:
+    mechanisms = {p.mechanism for p in planned}
+    paths = [switch.path for switch in switches_off if switch.silences & mechanisms]
+    if not paths:
+        return Finding("kernel switches", True, "the kernel calls programs that are attached", fatal=False)
+    mend = "; ".join(f"echo 1 > {path}" for path in paths)
+    return Finding("kernel switches", False, f"the kernel calls no program: {', '.join(paths)} is 0", mend, fatal=False)
 
 
 def load_everything(facts: HostFacts) -> tuple[PlannedHook, ...]:

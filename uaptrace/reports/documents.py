@@ -38,6 +38,13 @@ def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Do
             "missed_runs": snapshot.loss.missed_runs,
             "contexts_lost": snapshot.loss.contexts_lost,
         },
+        "silence": {
+            "active": [reason for reason, is_active in snapshot.silence.active.items() if is_active],
+            "found": dict(snapshot.silence.found),
+            "unseen_pages": snapshot.silence.unseen_pages,
+        }
+        if snapshot.silence.active
+        else None,
         "direct_map": {
             **_levels(view.present_bytes if known else None, missing=0 if known else None),
             "absent": view.absent_bytes if known else None,

@@ -375,6 +375,11 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
         out.extend(wrap(details, width, indent="   ", style="warn"))
     if loss.missed_runs is None:
         out.extend(wrap(["how often the kernel left a program out is unknown"], width))
+    if silences := sum(snapshot.silence.found.values()):
+        pages = words.plural(snapshot.silence.unseen_pages, "page")
+        out.extend(
+            wrap([f"hooks were silent {words.plural(silences, 'time')}", f"{pages} changed unseen, read since"], width, style="warn")
+        )
     facts = [f"{words.plural(snapshot.exactness.nr_rereads, 're-read')} of the page tables"]
     if snapshot.reconcile_error_bytes is not None:
         error = snapshot.reconcile_error_bytes
