@@ -78,10 +78,10 @@ def test_buddyinfo_gives_just_those_blocks_and_none_that_would_merge() -> None:
 
 
 def test_buddyinfo_that_does_not_fit_is_told_in_one_line() -> None:
-    with pytest.raises(UsageError, match="do not fit"):
+    with pytest.raises(RecordingError, match="do not fit"):
         memory_from_buddyinfo(fresh_map(8), parse_buddyinfo(BUDDYINFO), 1)
-    for text in ("", "nonsense", "Node 0, zone DMA 1 2 3"):
-        with pytest.raises(ValueError):  # noqa: PT011 - three different texts
+    for text in ("", "nonsense", "Node 0, zone DMA 1 2 3", "Node 0, zone x" + " -5" * 11, "Node 0, zone x" + " 1" * 10 + " x"):
+        with pytest.raises(ValueError):  # noqa: PT011 - a different text for each
             parse_buddyinfo(text)
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
-from uaptrace.units import Level
+from uaptrace.recording.checks import MAX_COUNT, MAX_NS, MAX_WALL_S
+from uaptrace.units import MAX_REGIONS, NR_ORDERS, Level
 from uaptrace.wire import RECORD, Batch
 
 U64 = st.integers(0, 2**64 - 1)
-TIMES = st.integers(0, 2**63 - 1)
+TIMES = st.integers(0, MAX_NS)
 ROWS = st.none() | st.tuples(*[st.integers(0, 2**40)] * 11)
 LEVELS = st.dictionaries(st.sampled_from(list(Level)), st.integers(0, 2**50), max_size=3)
 TEXT = st.text(max_size=12)
@@ -40,7 +41,7 @@ START = st.builds(
         tuple
     ),
     time_ns=TIMES,
-    wall_time_s=st.floats(0, 1e12),
+    wall_time_s=st.floats(0, MAX_WALL_S),
     self_tgids=st.frozensets(st.integers(1, 2**22), max_size=3),
     splits_during_attach=LEVELS,
     ring_bytes=st.integers(0, 2**40),
@@ -49,36 +50,40 @@ START = st.builds(
 
 @st.composite
 def batches(draw: st.DrawFn, max_size: int = 40) -> Batch:
-    """Records of any bytes whatever, kinds that exist more often than others."""
+    """Records of any bytes whatever that a file may have, kinds that exist more often than others."""
     raw = draw(st.binary(max_size=max_size * RECORD.itemsize))
     batch = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD).copy()
     if len(batch) and draw(st.booleans()):
         batch["kind"] %= 15
+    batch["time_ns"] %= MAX_NS
+    batch["order"] %= NR_ORDERS
     return batch
 
 
 @st.composite
 def map_readings(draw: st.DrawFn) -> MapReading:
     levels = np.array(draw(st.lists(st.sampled_from([0, 1, 2, 3, 0x82, 0x83]), max_size=12)), np.uint8)
-    first = draw(st.integers(0, 2**30))
+    first = draw(st.integers(0, MAX_REGIONS - 12))
     split = np.flatnonzero(levels == Level.K4).astype(np.int64) + first
-    fill = draw(st.integers(0, 255)) if draw(st.booleans()) else None
+    fill = draw(st.integers(0, 2)) if draw(st.booleans()) else None
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     pages = rng.integers(0, 3, (len(split), 512)).astype(np.uint8) if fill is None else np.full((len(split), 512), fill, np.uint8)
-    return MapReading(draw(TIMES), draw(TIMES), first, levels, split, pages, draw(st.booleans()))
+    complete = draw(st.booleans()) and not (levels & 3 == Level.G1).any()
+    return MapReading(draw(TIMES), draw(TIMES), first, levels, split, pages, complete)
 
 
 @st.composite
 def cache_readings(draw: st.DrawFn) -> CacheReading:
-    blocks = draw(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 10)), max_size=8))
-    pfns, orders = np.array([b[0] for b in blocks], np.int64), np.array([b[1] for b in blocks], np.uint8)
+    largest = 1 << (NR_ORDERS - 1)
+    blocks = draw(st.dictionaries(st.integers(0, MAX_REGIONS // 2 - 1), st.integers(0, NR_ORDERS - 1), max_size=8))
+    pfns, orders = np.array(list(blocks), np.int64) * largest, np.array(list(blocks.values()), np.uint8)
     return CacheReading(draw(TIMES), draw(TIMES), pfns, orders, draw(ROWS), draw(ROWS), draw(ROWS), draw(st.booleans()))
 
 
 @st.composite
 def counters_readings(draw: st.DrawFn) -> CountersReading:
     words = np.zeros(512, np.uint64)
-    for i, n in draw(st.dictionaries(st.integers(0, 511), U64, max_size=6)).items():
+    for i, n in draw(st.dictionaries(st.integers(0, 511), st.integers(0, MAX_COUNT), max_size=6)).items():
         words[i] = n
     return CountersReading(
         time_ns=draw(TIMES),
@@ -91,7 +96,7 @@ def counters_readings(draw: st.DrawFn) -> CountersReading:
         rows_cached=draw(ROWS),
         rows_released=draw(ROWS),
         quiet=draw(st.booleans()),
-        pageblock_bits=draw(st.dictionaries(st.integers(0, 2**30), st.booleans(), max_size=4)),
+        pageblock_bits=draw(st.dictionaries(st.integers(0, MAX_REGIONS - 1), st.booleans(), max_size=4)),
     )
 
 

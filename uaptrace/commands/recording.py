@@ -12,6 +12,7 @@ import click
 
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.strict import StrictCommand
 from uaptrace.plain import plain
 from uaptrace.units import format_bytes
 
@@ -24,7 +25,7 @@ def recording() -> None:
     """Look at recordings (docs/recordings.md describes the format)."""
 
 
-@recording.command()
+@recording.command(cls=StrictCommand)
 @click.argument("file", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(file: str, as_json: bool) -> None:
@@ -37,7 +38,7 @@ def info(file: str, as_json: bool) -> None:
     click.echo(json.dumps(info_to_json(found), indent=2) if as_json else info_to_text(found))
 
 
-@recording.command()
+@recording.command(cls=StrictCommand)
 @click.argument("file", type=click.Path())
 def trim(file: str) -> None:
     """Cut off what follows the last whole batch of FILE, so that any Arrow reader opens it."""
@@ -47,7 +48,7 @@ def trim(file: str) -> None:
     click.echo(plain(f"{file}: {removed} bytes removed" if removed else f"{file}: nothing to remove"))
 
 
-@recording.command()
+@recording.command(cls=StrictCommand)
 @click.argument("file", type=click.Path())
 @click.argument("output", type=click.Path(allow_dash=True))
 @click.option("--overwrite", is_flag=True, help="Replace a recording that is there.")

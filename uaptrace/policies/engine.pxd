@@ -44,7 +44,7 @@ cpdef int64_t zone_allocate(Engine s, int64_t order, int64_t kind) noexcept
 @cython.locals(buddy=int64_t, higher=int64_t, kind=int64_t, other=int64_t, tail=bint)
 cpdef void zone_free(Engine s, int64_t page, int64_t order, bint to_tail) noexcept
 cdef int64_t _is_stranded(Engine s, int64_t region) noexcept
-@cython.locals(first=int64_t, i=int64_t)
+@cython.locals(first=int64_t, i=int64_t, split=int64_t)
 cdef void _split_1g(Engine s, int64_t region) noexcept
 @cython.locals(after=int64_t)
 cdef void _note(Engine s, int64_t region, int64_t before, int64_t stranded) noexcept

@@ -315,12 +315,15 @@ def _is_stranded(s: Engine, region: int) -> int:
 
 def _split_1g(s: Engine, region: int) -> None:
     first = region & ~(_GIGA - 1)
-    for i in range(first, first + _GIGA):
-        s.level[i] = _M2
+    split = 0
+    for i in range(first, min(first + _GIGA, s.nr_regions)):
+        if s.level[i] == _G1:
+            s.level[i] = _M2
+            split += 1
     s.counts[_C_SPLIT_1G] += 1
     s.counts[_C_FLUSHES] += 1
-    s.counts[_C_1G] -= _GIGA
-    s.counts[_C_2M] += _GIGA
+    s.counts[_C_1G] -= split
+    s.counts[_C_2M] += split
 
 
 def _note(s: Engine, region: int, before: int, stranded: int) -> None:

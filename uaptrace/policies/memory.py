@@ -27,6 +27,8 @@ UNMOVABLE_SHARE: Final = 0.25
 
 MIN_BYTES: Final = 16 << 20
 MAX_BYTES: Final = 1 << 40
+MAX_SPAN_BYTES: Final = 1 << 42
+"""Largest recorded range of addresses, holes included: the engine numbers pages by 32 bits, and has a dozen bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,9 @@ def _memory(
     return Memory(level, pfns, orders, block_type, small / free if free else 0.0)
 
 
+_MAX_DIGITS: Final = 15
+
+
 def parse_buddyinfo(text: str) -> tuple[int, ...]:
     """Free blocks by order, all zones of /proc/buddyinfo added up. ValueError where the text is not that."""
     totals = [0] * NR_ORDERS
@@ -136,9 +141,12 @@ def parse_buddyinfo(text: str) -> tuple[int, ...]:
         head, zone, counts = line.partition("zone")
         if not head.startswith("Node") or not zone:
             raise ValueError(f"not a line of /proc/buddyinfo: {line!r}")
-        numbers = [int(word) for word in counts.split()[1:]]
-        if len(numbers) != NR_ORDERS:
-            raise ValueError(f"{len(numbers)} orders, not {NR_ORDERS}")
+        words = counts.split()[1:]
+        if len(words) != NR_ORDERS:
+            raise ValueError(f"{len(words)} orders, not {NR_ORDERS}")
+        if not all(word.isdecimal() and len(word) <= _MAX_DIGITS for word in words):
+            raise ValueError(f"not numbers of blocks: {counts.strip()!r}")
+        numbers = [int(word) for word in words]
         totals = [a + b for a, b in zip(totals, numbers, strict=True)]
     return tuple(totals)
 
@@ -146,7 +154,7 @@ def parse_buddyinfo(text: str) -> tuple[int, ...]:
 def memory_from_buddyinfo(level: NDArray[np.uint8], blocks: Sequence[int], seed: int) -> Memory:
     """Memory with just that many free blocks of each order, at random places that no merge would change.
 
-    ``level``: uint8 for each 2M region, NONE for holes. UsageError where so many do not fit.
+    ``level``: uint8 for each 2M region, NONE for holes. RecordingError where so many do not fit.
     """
     nr_regions = -(-len(level) // 2) * 2  # whole blocks of the largest order
     levels = np.zeros(nr_regions, np.uint8)
@@ -160,7 +168,7 @@ def memory_from_buddyinfo(level: NDArray[np.uint8], blocks: Sequence[int], seed:
     for order in range(NR_ORDERS - 1, -1, -1):
         wanted = int(blocks[order])
         if wanted > len(used):
-            raise UsageError(
+            raise RecordingError(
                 f"{wanted} free blocks of order {order} do not fit into {format_bytes(len(level) * PAGES_PER_2M * PAGE_SIZE)}; "
                 "give --memory and --fragmentation instead of the recorded buddyinfo"
             )
@@ -204,6 +212,9 @@ def recorded_memory(
     if levels is None or size_bytes is not None:
         size = size_bytes or host_bytes or 0
         return synthetic_memory(size, default_fragmentation if fragmentation is None else fragmentation, seed)
+    if len(levels) * PAGES_PER_2M * PAGE_SIZE > MAX_SPAN_BYTES:
+        span = format_bytes(len(levels) * PAGES_PER_2M * PAGE_SIZE)
+        raise UsageError(f"the recorded map spans {span}, more than {format_bytes(MAX_SPAN_BYTES)}; give --memory for a smaller one")
     clean = (levels & ~np.uint8(LARGE_ABSENT)).astype(np.uint8)
     level = clean if keep_map else _largest_map(clean)
     if fragmentation is None and buddyinfo:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uaptrace.events import Flag, Kind, Mapping
 from uaptrace.model.updates import Records, Update
 from uaptrace.policies.layout import Op, RequestFlag
-from uaptrace.units import NR_ORDERS
+from uaptrace.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M
 from uaptrace.wire import Batch
 
 
@@ -119,6 +119,9 @@ class RequestBuilder:
         self._rows.append((int(op), ident, order, int(flags), owner, pfn, nr_pages, time_ns))
 
 
+_MAX_PFN: Final = MAX_REGIONS * PAGES_PER_2M
+_MAX_PAGES: Final = 1 << 20
+"""Of one record: programs report longer changes as UNCERTAIN."""
 _KINDS: Final = (
     Kind.SPLIT,
     Kind.SET_DIRECT_MAP,
@@ -185,6 +188,10 @@ def requests_from_updates(updates: Iterable[Update], source: str = "recording") 
 
 def _take_batch(state: _Recorded, batch: Batch) -> None:
     wanted = batch[np.isin(batch["kind"], _KINDS)]
+    possible = (wanted["pfn"] < np.uint64(_MAX_PFN)) & (wanted["nr_pages"] <= _MAX_PAGES) & (wanted["order"] < NR_ORDERS)
+    if not possible.all():
+        state.skipped += int(np.count_nonzero(~possible))
+        wanted = wanted[possible]
     columns = [wanted[name].tolist() for name in ("kind", "time_ns", "pfn", "nr_pages", "tid", "tgid", "aux", "order", "after", "flags")]
     for record in zip(*columns, strict=True):
         _take(state, *record)

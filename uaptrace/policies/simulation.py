@@ -275,8 +275,8 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, *, use_re
     if use_refills:
         if (requests.flags & RequestFlag.ORDINARY).any() or design not in (Design.UNMAPPED_ALLOC, Design.UNMAPPED_ALLOC_PUBLISHED):
             raise ValueError("recorded refills are for unmapped_alloc, without ordinary requests")
-        if any(pfn < 0 or pfn + (1 << order) > nr_pages for pfn, order in refills):
-            raise ValueError("a recorded refill is outside of memory")
+        if not all(_fits(pfn, order, nr_pages) for pfn, order in refills):
+            raise ValueError("a recorded refill is outside of memory, or not aligned")
         pfns, orders = pfns[:0], orders[:0]
     if design is Design.SECRETMEM_POOL:
         pfns, orders = _reserve(state, memory, pfns, orders)
@@ -308,6 +308,11 @@ def _reserve(
     return pfns[~inside], orders[~inside]
 
 
+def _fits(pfn: int, order: int, nr_pages: int) -> bool:
+    """Whether there is such a block."""
+    return 0 <= order < NR_ORDERS and 0 <= pfn <= nr_pages - (1 << order) and pfn % (1 << order) == 0
+
+
 def _fill_lists(state: State, pfns: NDArray[np.int64], orders: NDArray[np.int64]) -> None:
     """Link the free blocks in the order given, each on the list of its pageblock's type."""
     nr_pages = len(state.zorder)
@@ -328,6 +333,8 @@ def _fill_lists(state: State, pfns: NDArray[np.int64], orders: NDArray[np.int64]
 def _fill_cache(state: State, blocks: Sequence[tuple[int, int]]) -> None:
     """Free blocks that the cache begins with; those of one order in the order of their list."""
     nr_pages = len(state.zorder)
+    if not all(_fits(pfn, order, nr_pages) for pfn, order in blocks):
+        raise ValueError("a block of the cache is outside of memory, or not aligned")
     for pfn, order in blocks:
         head = nr_pages + CACHE_LISTS + order
         last = int(state.prv[head])

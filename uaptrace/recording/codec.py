@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,33 @@ from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update
 from uaptrace.recording import schema
-from uaptrace.units import PAGES_PER_2M, Level
+from uaptrace.recording.checks import (
+    MAX_ADDRESS,
+    MAX_BUDDYINFO,
+    MAX_BYTES,
+    MAX_COUNT,
+    MAX_CPUS,
+    MAX_HOOKS,
+    MAX_NAMES,
+    MAX_PAGEBLOCKS,
+    MAX_PAGING_LEVELS,
+    MAX_PATH,
+    MAX_PFN,
+    MAX_SELF,
+    MAX_SYMBOL,
+    MAX_TGID,
+    MAX_WALL_S,
+    BadValueError,
+    Said,
+    array,
+    check_blocks,
+    check_buddyinfo,
+    check_levels,
+    check_pages,
+    check_words,
+    parse_json,
+)
+from uaptrace.units import MAX_REGIONS, PAGES_PER_2M, Level
 
 T = TypeVar("T")
 
@@ -110,8 +136,9 @@ def encode(update: Update) -> EncodedUpdate:
 
 
 def decode(code: int, text: str, data: bytes) -> Update:
-    """The update of a row. ValueError or KeyError where the row does not say what its kind promises."""
-    return _DECODERS[code](json.loads(text), data)
+    """The update of a row. BadValueError where the row does not say what its kind promises."""
+    what = schema.UPDATE_NAMES[code]
+    return _DECODERS[code](Said(what, parse_json(text, what)), data)
 
 
 def _encoded(code: int, time_ns: int | None, said: Mapping[str, object], data: bytes = b"") -> EncodedUpdate:
@@ -133,19 +160,6 @@ def _levels_out(by_level: Mapping[Level, int]) -> dict[str, int]:
     return {Level(level).label: int(number) for level, number in by_level.items()}
 
 
-_LEVEL_BY_LABEL: Final = {level.label: level for level in Level}
-
-
-def _levels_in(said: Mapping[str, int] | None) -> MappingProxyType[Level, int] | None:
-    if said is None:
-        return None
-    return MappingProxyType({_LEVEL_BY_LABEL[label]: int(number) for label, number in said.items()})
-
-
-def _row_in(said: list[int] | None) -> tuple[int, ...] | None:
-    return None if said is None else tuple(said)
-
-
 def _pack_pages(pages: NDArray[np.uint8]) -> tuple[bytes, int]:
     """Three states take two bits: a layout that is split throughout stays 1/4 of its size before compression even starts."""
     flat = np.ascontiguousarray(pages, np.uint8).reshape(-1, 4)
@@ -157,42 +171,63 @@ def _pack_pages(pages: NDArray[np.uint8]) -> tuple[bytes, int]:
     return packed.tobytes(), 2
 
 
-def _unpack_pages(raw: bytes, offset: int, nr_regions: int, bits: int) -> NDArray[np.uint8]:
+def _unpack_pages(what: str, raw: bytes, offset: int, nr_regions: int, bits: int) -> NDArray[np.uint8]:
+    nr_pages = nr_regions * PAGES_PER_2M
     if bits == 8:
-        return np.frombuffer(raw, np.uint8, nr_regions * PAGES_PER_2M, offset).reshape(nr_regions, PAGES_PER_2M).copy()
-    if bits != 2:
-        raise ValueError(f"{bits} bits per page")
-    packed = np.frombuffer(raw, np.uint8, nr_regions * PAGES_PER_2M // 4, offset)
-    pages = np.empty((len(packed), 4), np.uint8)
-    for i in range(4):
-        np.bitwise_and(packed >> (2 * i), 3, out=pages[:, i])
+        pages: NDArray[np.uint8] = array(what, raw, np.uint8, nr_pages, offset).copy()
+    elif bits == 2:
+        packed = array(what, raw, np.uint8, nr_pages // 4, offset)
+        pages = np.empty((len(packed), 4), np.uint8)
+        for i in range(4):
+            np.bitwise_and(packed >> (2 * i), 3, out=pages[:, i])
+    else:
+        raise BadValueError(f"{what}: {bits} bits per page, not 2 or 8")
+    check_pages(what, pages)
     return pages.reshape(nr_regions, PAGES_PER_2M)
 
 
-def _known(cls: type[T], said: Mapping[str, Any]) -> T:
-    """A dataclass out of JSON: fields that a later version added are left out, missing ones keep their default."""
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in said.items() if name in names})
-
-
-def _start(said: Any, data: bytes) -> Start:
+def _start(said: Said, data: bytes) -> Start:
+    """Keys that a later version added are left out; of those that an earlier one lacked, the default holds."""
     return Start(
-        host=_known(HostInfo, said["host"]),
-        hooks=tuple(_hook(hook) for hook in said["hooks"]),
-        time_ns=said["time_ns"],
-        wall_time_s=said["wall_time_s"],
-        self_tgids=frozenset(said["self_tgids"]),
-        splits_during_attach=_levels_in(said["splits_during_attach"]) or MappingProxyType({}),
-        ring_bytes=said["ring_bytes"],
-        counts_entries=bool(said.get("counts_entries", False)),
+        host=_host(said.part("host")),
+        hooks=tuple(_hook(said, hook) for hook in said.each("hooks", MAX_HOOKS)),
+        time_ns=said.integer("time_ns"),
+        wall_time_s=said.real("wall_time_s", MAX_WALL_S),
+        self_tgids=frozenset(said.integers("self_tgids", MAX_SELF, MAX_TGID)),
+        splits_during_attach=MappingProxyType(said.by_level("splits_during_attach") or {}),
+        ring_bytes=said.integer("ring_bytes", MAX_BYTES),
+        counts_entries=said.flag("counts_entries", default=False),
     )
 
 
-def _hook(said: Mapping[str, Any]) -> HookStatus:
+def _host(said: Said) -> HostInfo:
+    return HostInfo(
+        hostname=said.text("hostname", default=""),
+        kernel_release=said.text("kernel_release", default=""),
+        boot_id=said.text("boot_id", default=""),
+        nr_cpus=said.integer("nr_cpus", MAX_CPUS, default=0),
+        memory_bytes=said.optional_integer("memory_bytes", MAX_BYTES, default=None),
+        paging_levels=said.optional_integer("paging_levels", MAX_PAGING_LEVELS, default=None),
+        has_series=said.flag("has_series", default=False),
+        kfence=said.flag("kfence", default=False),
+        buddyinfo=check_buddyinfo(said.what, said.text("buddyinfo", MAX_BUDDYINFO, default="")),
+    )
+
+
+def _hook(start: Said, value: object) -> HookStatus:
     """Older recordings do not say what was not needed, only why it was not attached: these were the loader's sentences."""
-    if "needed" not in said and str(said.get("reason", "")).startswith(_NOT_NEEDED):
-        said = {**said, "needed": False}
-    return _known(HookStatus, said)
+    if not isinstance(value, dict):
+        raise start.bad("hooks", value, "a list of objects")
+    said = Said(f"{start.what}: a hook", value)
+    reason = said.text("reason", default="")
+    return HookStatus(
+        name=said.text("name"),
+        symbol=said.optional_text("symbol"),
+        mechanism=said.optional_text("mechanism"),
+        reason=reason,
+        needed=said.flag("needed", default=not reason.startswith(_NOT_NEEDED)),
+        refused=said.flag("refused", default=False),
+    )
 
 
 _NOT_NEEDED: Final = (
@@ -202,62 +237,79 @@ _NOT_NEEDED: Final = (
 )
 
 
-def _map_reading(said: Any, data: bytes) -> MapReading:
-    nr_regions, nr_split = int(said["nr_regions"]), int(said["nr_split_regions"])
+def _map_reading(said: Said, data: bytes) -> MapReading:
+    nr_regions, nr_split = said.integer("nr_regions", MAX_REGIONS), said.integer("nr_split_regions", MAX_REGIONS)
+    first, complete = said.integer("first_region", MAX_REGIONS), said.flag("complete")
+    levels = array(said.what, data, np.uint8, nr_regions).copy()
+    split = array(said.what, data, "<i8", nr_split, nr_regions).astype(np.int64)
+    check_levels(said.what, first, levels, split, complete=complete)
     return MapReading(
-        begin_ns=said["begin_ns"],
-        end_ns=said["end_ns"],
-        first_region=said["first_region"],
-        levels=np.frombuffer(data, np.uint8, nr_regions).copy(),
-        split_regions=np.frombuffer(data, "<i8", nr_split, nr_regions).astype(np.int64),
-        pages=_unpack_pages(data, nr_regions + 8 * nr_split, nr_split, said["bits_per_page"]),
-        complete=said["complete"],
-        unreadable=tuple(int(region) for region in said.get("unreadable", ())),
+        begin_ns=said.integer("begin_ns"),
+        end_ns=said.integer("end_ns"),
+        first_region=first,
+        levels=levels,
+        split_regions=split,
+        pages=_unpack_pages(said.what, data, nr_regions + 8 * nr_split, nr_split, said.integer("bits_per_page", 8)),
+        complete=complete,
+        unreadable=tuple(said.integers("unreadable", MAX_REGIONS, MAX_REGIONS - 1, default=[])),
     )
 
 
-def _cache_reading(said: Any, data: bytes) -> CacheReading:
-    nr_blocks = int(said["nr_blocks"])
+def _cache_reading(said: Said, data: bytes) -> CacheReading:
+    nr_blocks = said.integer("nr_blocks", MAX_PFN)
+    pfns = array(said.what, data, "<i8", nr_blocks).astype(np.int64)
+    orders = array(said.what, data, np.uint8, nr_blocks, 8 * nr_blocks).copy()
+    check_blocks(said.what, pfns, orders)
     return CacheReading(
-        begin_ns=said["begin_ns"],
-        end_ns=said["end_ns"],
-        pfns=np.frombuffer(data, "<i8", nr_blocks).astype(np.int64),
-        orders=np.frombuffer(data, np.uint8, nr_blocks, 8 * nr_blocks).copy(),
-        rows_free=_row_in(said["rows_free"]),
-        rows_cached=_row_in(said["rows_cached"]),
-        rows_released=_row_in(said["rows_released"]),
-        atomic=said["atomic"],
+        begin_ns=said.integer("begin_ns"),
+        end_ns=said.integer("end_ns"),
+        pfns=pfns,
+        orders=orders,
+        rows_free=said.row("rows_free"),
+        rows_cached=said.row("rows_cached"),
+        rows_released=said.row("rows_released"),
+        atomic=said.flag("atomic"),
     )
 
 
-def _counters_reading(said: Any, data: bytes) -> CountersReading:
+def _counters_reading(said: Said, data: bytes) -> CountersReading:
+    words = array(said.what, data, "<u8", len(data) // 8).astype(np.uint64)
+    check_words(said.what, words)
+    bits = said.part("pageblock_bits")
     return CountersReading(
-        time_ns=said["time_ns"],
-        words=np.frombuffer(data, "<u8").astype(np.uint64),
-        missed_runs=said["missed_runs"],
-        splits_total=_levels_in(said["splits_total"]),
-        collapses_total=_levels_in(said["collapses_total"]),
-        direct_map_bytes=_levels_in(said["direct_map_bytes"]),
-        rows_free=_row_in(said["rows_free"]),
-        rows_cached=_row_in(said["rows_cached"]),
-        rows_released=_row_in(said["rows_released"]),
-        quiet=said["quiet"],
-        pageblock_bits=MappingProxyType({int(region): bool(bit) for region, bit in said["pageblock_bits"].items()}),
+        time_ns=said.integer("time_ns"),
+        words=words,
+        missed_runs=said.optional_integer("missed_runs", MAX_COUNT),
+        splits_total=_levels_in(said, "splits_total"),
+        collapses_total=_levels_in(said, "collapses_total"),
+        direct_map_bytes=_levels_in(said, "direct_map_bytes"),
+        rows_free=said.row("rows_free"),
+        rows_cached=said.row("rows_cached"),
+        rows_released=said.row("rows_released"),
+        quiet=said.flag("quiet"),
+        pageblock_bits=MappingProxyType({n: bits.flag(key) for n, key in bits.numbered(MAX_REGIONS - 1, limit=MAX_PAGEBLOCKS)}),
         # Recordings from before uaptrace listened for silence have neither.
-        hooks_off=MappingProxyType({str(name): str(what) for name, what in said.get("hooks_off", {}).items()}),
-        unseen_pages=int(said.get("unseen_pages", 0)),
+        hooks_off=MappingProxyType(off.texts() if (off := said.optional_part("hooks_off")) else {}),
+        unseen_pages=said.integer("unseen_pages", MAX_COUNT, default=0),
     )
 
 
-def _symbols(said: Any, data: bytes) -> Symbols:
-    return Symbols(MappingProxyType({int(address, 16): name for address, name in said.items()}))
+def _levels_in(said: Said, name: str) -> MappingProxyType[Level, int] | None:
+    found = said.by_level(name)
+    return None if found is None else MappingProxyType(found)
 
 
-def _cgroups(said: Any, data: bytes) -> Cgroups:
-    return Cgroups(MappingProxyType({int(id_): path for id_, path in said.items()}))
+def _symbols(said: Said, data: bytes) -> Symbols:
+    numbered = said.numbered(MAX_ADDRESS, 16, limit=MAX_NAMES)
+    return Symbols(MappingProxyType({address: said.text(key, MAX_SYMBOL) for address, key in numbered}))
 
 
-_DECODERS: Final[Mapping[int, Callable[[Any, bytes], Update]]] = MappingProxyType(
+def _cgroups(said: Said, data: bytes) -> Cgroups:
+    numbered = said.numbered(MAX_ADDRESS, limit=MAX_NAMES)
+    return Cgroups(MappingProxyType({id_: said.text(key, MAX_PATH) for id_, key in numbered}))
+
+
+_DECODERS: Final[Mapping[int, Callable[[Said, bytes], Update]]] = MappingProxyType(
     {
         schema.CODE_START: _start,
         schema.CODE_MAP_READING: _map_reading,

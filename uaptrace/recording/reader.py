@@ -16,6 +16,8 @@ import pyarrow as pa
 from uaptrace.errors import RecordingError
 from uaptrace.model.updates import CountersReading, Start, Update
 from uaptrace.recording import schema, version1
+from uaptrace.recording.checks import BadValueError
+from uaptrace.recording.errors import not_usable, usable
 from uaptrace.recording.parts import existing_parts, split_part
 from uaptrace.recording.stream import BatchStream, Tail
 
@@ -76,6 +78,8 @@ class RecordingFile:
         for whole in self._stream.batches(offset):
             try:
                 rows = self._decode(whole.batch)
+            except BadValueError as error:
+                raise not_usable(self.path, error, whole.offset) from None
             except (pa.ArrowException, OSError, ValueError, KeyError, IndexError):
                 self._stream.tail = Tail(False, self.size_bytes - whole.offset, f"damaged at byte {whole.offset}")
                 return
@@ -195,11 +199,9 @@ class Chain:
 
 
 def _checked(file: RecordingFile, stored: StoredBatch, skip: int, rebase: Rebase | None) -> Iterator[Update]:
-    try:
+    with usable(file.path, stored.offset):
         for update in stored.rows.updates(skip):
             yield update if rebase is None else rebase.seen(update)
-    except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise RecordingError(f"{file.path}: damaged at byte {stored.offset}: {str(error).splitlines()[0]}") from None
 
 
 class Rebase:
@@ -216,9 +218,11 @@ class Rebase:
             return update
         if self._first is None:
             self._first = update
-        words = update.words - self._first.words if len(update.words) == len(self._first.words) else update.words
+        first = self._first.words
+        # Counters do not fall; where they do in a file, nothing was counted.
+        words = update.words - np.minimum(first, update.words)
         missed, before = update.missed_runs, self._first.missed_runs
-        return replace(update, words=words.astype(np.uint64), missed_runs=None if missed is None else max(missed - (before or 0), 0))
+        return replace(update, words=words, missed_runs=None if missed is None else max(missed - (before or 0), 0))
 
 
 def _number(said: bytes) -> int:

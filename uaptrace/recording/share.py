@@ -56,7 +56,6 @@ def share(
                     progress(chain.position, chain.size_bytes)
             # Last: a name that came after this one would be another name, of another stack.
             writer.write(without.labels())
-            writer.write(without.unnamed())
             complete = all(file.tail is not None and file.tail.complete for file in chain.files)
             writer.close(complete=complete)
             return writer.nr_records
@@ -102,11 +101,6 @@ class _Without:
         """Names for the addresses that got none."""
         unnamed = sorted(set(self._addresses.values()) - self._named)
         return Symbols(MappingProxyType({number: _UNNAMED.format(number) for number in unnamed}))
-
-    def unnamed(self) -> Symbols:
-        """At the end: what stands for the addresses whose names never came."""
-        numbers = set(self._addresses.values()) - self._named
-        return Symbols(MappingProxyType({number: _UNNAMED.format(number) for number in sorted(numbers)}))
 
     def _name(self, address: int) -> int:
         number = self._addresses[address]

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from uaptrace.events import Kind
 from uaptrace.model.updates import Records, Update
 from uaptrace.recording import schema
+from uaptrace.recording.checks import BadValueError, check_rows
 from uaptrace.recording.codec import decode
 from uaptrace.recording.columns import STACK_COLUMNS, TASK_COLUMNS
 from uaptrace.wire import RECORD, Batch
@@ -24,12 +25,13 @@ class Rows:
     """One batch, decoded: ``nr_rows``, ``codes`` int16 (schema.CODE_*), and ``updates()`` in order."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        """ValueError (or Arrow's own) where the batch is damaged."""
+        """ValueError (or Arrow's own) where the batch is damaged, BadValueError where it says what cannot be."""
         self._text = batch.column("text")
         self._data = batch.column("data")
         self.nr_rows = int(batch.num_rows)
         self.codes: NDArray[np.int16] = _numbers(batch.column("kind").indices, np.int16)
         self._batch = batch
+        check_rows(self.codes, self.time_ns, _numbers(batch.column("order"), np.uint8))
         self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
         if len(self._update_rows) or np.isin(self.codes, (Kind.TASK, Kind.STACK)).any():
             # The offsets of strings come from the file: an unchecked one would be read outside the buffer. Most batches have
@@ -60,7 +62,7 @@ class Rows:
             if row < self.nr_rows:
                 text, data = self._text[row].as_py(), self._data[row].as_py()
                 if text is None or data is None:
-                    raise ValueError(f"row {row} says nothing")
+                    raise BadValueError(f"row {row}: {schema.UPDATE_NAMES[int(self.codes[row])]} says nothing")
                 yield decode(int(self.codes[row]), text, data)
             begin = row + 1
 
@@ -78,11 +80,12 @@ class Rows:
             if not len(rows):
                 continue
             overlay = np.dtype([(name, RECORD[name]) for name in names])
+            overlay_bytes = overlay.itemsize
             # One by one: take() of the rows imports all of Arrow's functions, which takes longer than reading most recordings.
-            raw = b"".join([self._data[row].as_py() for row in rows.tolist()])
-            packed = np.frombuffer(raw, overlay)
-            if len(packed) != len(rows):
-                raise ValueError("bytes of names or stacks are missing")
+            raw = [self._data[row].as_py() for row in rows.tolist()]
+            if any(value is None or len(value) != overlay_bytes for value in raw):
+                raise BadValueError(f"a {kind.name.lower()} has not {overlay_bytes} bytes")
+            packed = np.frombuffer(b"".join(raw), overlay)
             for name in names:
                 column_of = records[name]
                 column_of[rows] = packed[name]

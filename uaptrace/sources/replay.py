@@ -24,6 +24,7 @@ import pyarrow as pa
 from uaptrace.errors import RecordingError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
+from uaptrace.recording.errors import usable
 from uaptrace.recording.reader import Chain, Place, open_parts, read_updates
 from uaptrace.recording.stream import scan
 
@@ -79,7 +80,8 @@ class ReplaySource:
         self._make_state = make_state
         self._regions = regions
         self._chain = Chain(open_parts(self.path))
-        self.start, self.start_ns, self.end_ns, nr_rows = _extent(self._chain)
+        with usable(self.path):
+            self.start, self.start_ns, self.end_ns, nr_rows = _extent(self._chain)
         self._speed = math.inf if speed is None else speed
         self._paused = False
         self._checkpoint_rows = max(MIN_CHECKPOINT_ROWS, nr_rows // MAX_CHECKPOINTS) if keep_checkpoints else nr_rows + 1
@@ -120,7 +122,8 @@ class ReplaySource:
 
     def snapshot(self, *, regions: bool = False) -> Snapshot:
         """The state as far as it was played, at the position."""
-        return self._player.state.snapshot(self._target_ns, self.wall_time_s(self._target_ns), regions=regions)
+        with usable(self.path):
+            return self._player.state.snapshot(self._target_ns, self.wall_time_s(self._target_ns), regions=regions)
 
     def updates(self) -> Iterator[Update]:
         """All updates in order, apart from the position."""
@@ -208,6 +211,10 @@ class ReplaySource:
 
     def _play(self) -> bool:
         """Go to the target; False where the time was not enough."""
+        with usable(self.path):
+            return self._play_on()
+
+    def _play_on(self) -> bool:
         if self._player.beyond(self._target_ns) or self._next_checkpoint_is_nearer():
             self._resume()
         until_s = math.inf if self._budget_s is None else self._clock() + self._budget_s
