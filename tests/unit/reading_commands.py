@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ADDRESS_SPACE_BYTES = 4 << 30
+OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def _serve() -> None:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
                 signal.alarm(limit_s)
                 sys.argv = ["uaptrace", *arguments]
                 status = 70

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import re
+import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.reading_commands import Commands, commands, reading_commands
+from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_commands
+from uaptrace.model.causes import _of_fallback, _of_symbol, classify
+from uaptrace.model.snapshot import HostInfo
+from uaptrace.model.updates import Cgroups, Start
+from uaptrace.recording import RecordingWriter
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "hostile").glob("*.rec"))
 OK, BROKEN, REFUSED = 0, 3, 4
@@ -57,3 +62,29 @@ def test_every_reading_command_answers_or_refuses_in_one_line(recording: Path, f
 def test_all_the_recordings_are_there() -> None:
     assert len(RECORDINGS) >= 27
     assert {path.name for path in RECORDINGS} >= SOUND
+
+
+def test_a_recording_may_have_more_parts_than_a_process_may_open_files(forked: Commands, tmp_path: Path) -> None:
+    path = tmp_path / "many.rec"
+    with RecordingWriter(path, max_bytes=1, sync=False) as writer:
+        writer.write(Start(HostInfo(hostname="many"), (), 1, 1.0, frozenset()))
+        for number in range(OPEN_FILES + 16):
+            writer.write(Cgroups({number: f"/{number}"}))
+            writer.flush()
+    assert writer.part > OPEN_FILES
+    arguments = reading_commands(path, tmp_path)
+    for name in ("top", "top at", "trace", "info", "share"):
+        ran = forked.run(arguments[name])
+        assert ran.status == OK, ran
+
+
+@pytest.mark.parametrize("symbol", ["optimise" * 63, "kprobe" * 85, "kprobeoptimi" * 42, "a" * 511, "bpf_prog_" + "a" * 480, "dma_" * 127])
+def test_the_cause_takes_time_in_proportion_to_a_name(symbol: str) -> None:
+    short = min(timeit.repeat(lambda: classify([symbol[:128]]), number=1, repeat=5, setup=causes_anew))
+    long = min(timeit.repeat(lambda: classify([symbol]), number=1, repeat=5, setup=causes_anew))
+    assert long < 40 * short + 0.001
+
+
+def causes_anew() -> None:
+    _of_symbol.cache_clear()
+    _of_fallback.cache_clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from .snapshot import Cause
@@ -35,7 +35,7 @@ _TABLE: Final[tuple[tuple[Cause, str, str], ...]] = (
     ),
     (
         Cause.KPROBE,
-        r"(__)?(un)?register_k(ret)?probes?|.*optimi[sz]e.*kprobe.*|.*kprobe.*optimi[sz].*|arch_(prepare|arm|disarm)_(optimized_)?k(ret)?probe"
+        r"(__)?(un)?register_k(ret)?probes?|(?=.*kprobe).*optimi[sz].*|arch_(prepare|arm|disarm)_(optimized_)?k(ret)?probe"
         r"|(__)?(alloc|free)_(insn_page|insn_slot|optinsn_page|optinsn_slot)|__get_(opt)?insn_slot|__free_(opt)?insn_slot|collect_garbage_slots",
         "kprobes keep copied instructions in pages of their own",
     ),
@@ -55,6 +55,9 @@ _FALLBACK: Final[tuple[tuple[Cause, str, str], ...]] = (
         "module text and data become read-only, executable, or ordinary again",
     ),
 )
+_MAX_SYMBOL: Final = 512
+"""KSYM_NAME_LEN. What is longer is no kernel's; a pattern has one ``.*`` before what it looks for, and so takes time in proportion."""
+_CACHED: Final = 8192
 _SET_MEMORY: Final = re.compile(r"_?set_(memory|pages)_\w+")
 
 
@@ -79,7 +82,7 @@ def classify(names: Iterable[str]) -> Cause:
 def _split(name: str) -> tuple[str, bool]:
     """``foo.isra.0+0x12/0x40 [mod]`` -> foo, True: without what the compiler added."""
     symbol, _, module = name.partition(" [")
-    return symbol.split("+", 1)[0].split(".", 1)[0], bool(module)
+    return symbol.split("+", 1)[0].split(".", 1)[0][:_MAX_SYMBOL], bool(module)
 
 
 @cache
@@ -87,9 +90,11 @@ def _patterns() -> tuple[tuple[tuple[Cause, re.Pattern[str]], ...], ...]:
     return tuple(tuple((cause, re.compile(pattern)) for cause, pattern, _ in table) for table in (_TABLE, _FALLBACK))
 
 
+@lru_cache(_CACHED)
 def _of_symbol(symbol: str) -> Cause | None:
     return next((cause for cause, pattern in _patterns()[0] if pattern.fullmatch(symbol)), None)
 
 
+@lru_cache(_CACHED)
 def _of_fallback(symbol: str) -> Cause | None:
     return next((cause for cause, pattern in _patterns()[1] if pattern.fullmatch(symbol)), None)

@@ -39,7 +39,8 @@ class RecordingFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Final = Path(path)
-        self._stream = BatchStream(self.path)
+        self._stream: BatchStream | None = BatchStream(self.path)
+        self._tail: Tail | None = None
         said = self._stream.schema.metadata
         self.size_bytes: Final = self._stream.size_bytes
         self.writer: Final = said.get(schema.KEY_WRITER, b"").decode(errors="replace")
@@ -66,28 +67,35 @@ class RecordingFile:
     @property
     def tail(self) -> Tail | None:
         """How the file ends; None until all batches were read."""
-        return self._stream.tail
+        return self._tail if self._stream is None else self._stream.tail
 
     @property
     def position(self) -> int:
-        """Bytes read so far: for a progress bar."""
-        return self._stream.position
+        """Bytes read so far, while it is open: for a progress bar."""
+        return 0 if self._stream is None else self._stream.position
 
     def batches(self, offset: int | None = None) -> Iterator[StoredBatch]:
         """Whole batches from ``offset`` (StoredBatch.offset; None: the first). A damaged one ends the recording: see ``tail``."""
-        for whole in self._stream.batches(offset):
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = BatchStream(self.path)
+            stream.tail = self._tail
+        for whole in stream.batches(offset):
             try:
                 rows = self._decode(whole.batch)
             except BadValueError as error:
                 raise not_usable(self.path, error, whole.offset) from None
             except (pa.ArrowException, OSError, ValueError, KeyError, IndexError):
-                self._stream.tail = Tail(False, self.size_bytes - whole.offset, f"damaged at byte {whole.offset}")
+                stream.tail = Tail(False, self.size_bytes - whole.offset, f"damaged at byte {whole.offset}")
                 return
             yield StoredBatch(whole.offset, whole.end, rows)
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file, which the next ``batches`` opens again: a recording may have more parts than a process may have files."""
+        if self._stream is not None:
+            self._tail = self._stream.tail
+            self._stream.close()
+            self._stream = None
 
 
 def read_updates(
@@ -125,8 +133,8 @@ def open_parts(path: str | os.PathLike[str], *, follow_parts: bool = True) -> li
             file = RecordingFile(parts[number])
         except RecordingError:
             break
+        file.close()
         if file.id != files[0].id or file.part != number:
-            file.close()
             break
         files.append(file)
         number += 1
@@ -157,7 +165,7 @@ class ChainBatch:
 
 
 class Chain:
-    """The parts of a recording, read as one."""
+    """The parts of a recording, read as one. One of them is open at a time."""
 
     def __init__(self, files: list[RecordingFile]) -> None:
         self.files: Final = files
@@ -173,7 +181,9 @@ class Chain:
         """Batches from ``place`` on. RecordingError where one says what cannot be."""
         at = Place() if place is None else place
         for part in range(at.part, len(self.files)):
-            self._part = part
+            if part != self._part:
+                self.files[self._part].close()
+                self._part = part
             file = self.files[part]
             if part > at.part:
                 at = Place(part)

@@ -369,4 +369,6 @@ def _extent(chain: Chain) -> tuple[Start, int, int, int]:
             batch = next(file.batches(offset), None)
             if batch is not None and batch.rows.nr_rows:
                 end_ns = max(end_ns, int(batch.rows.time_ns.max()))
+        if i:
+            file.close()
     return first, begin_ns, end_ns, nr_rows
