@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import HISTOGRAM_BUCKETS, NR_KINDS, SCALAR_COUNTERS, Counter, HistogramId, Kind
-from uaptrace.units import NR_ORDERS, Level
+from uaptrace.events import NR_KINDS, Counter, Kind
+from uaptrace.units import Level
 from uaptrace.wire import Batch
 
 from .audit import GRACE_NS, Audit
-from .columns import CHUNK_RECORDS, Columns, Ints
+from .columns import CHUNK_RECORDS, Columns
 from .direct_map import DirectMap
 from .found_splits import FoundSplits
 from .hook_status import HookStatus
@@ -25,15 +25,13 @@ from .reconcile import NO_SPLITS, Losses, MeminfoComparison, RowComparison, Spli
 from .silence import Silences
 from .snapshot import (
     Exactness,
-    Histogram,
     HostInfo,
     Loss,
-    OperationView,
-    ShrinkerView,
     Snapshot,
     SplitsView,
     UnmappedCacheView,
 )
+from .tallies import Tallies
 from .unmapped_cache import UnmappedCache
 from .updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 
@@ -52,19 +50,6 @@ _CACHE_HOOKS: Final = {
     "cache_release": "releases from the unmapped cache",
 }
 """Hooks without which the state cannot be exact (uaptrace.loader.hooks, lower case), and what is not seen without them."""
-_BY_RECORDS: Final = {
-    Counter.REQUEST: Kind.REQUEST,
-    Counter.CACHE_ALLOC: Kind.ALLOC,
-    Counter.CACHE_REFILL: Kind.REFILL,
-    Counter.CACHE_REFILL_UNDONE: Kind.REFILL_UNDONE,
-    Counter.CACHE_FREE: Kind.FREE,
-    Counter.CACHE_RELEASE: Kind.RELEASE,
-    Counter.SHRINK_SCAN: Kind.SHRINK,
-}
-"""Counters that are a number of records, as long as the counters themselves have not been read."""
-
-_ORDERS_BY_RECORDS: Final = {Counter.ALLOC_ORDER: Kind.ALLOC, Counter.FREE_ORDER: Kind.FREE}
-"""The same for counters by order."""
 
 
 class KernelState:
@@ -92,11 +77,8 @@ class KernelState:
         self._meminfo = MeminfoComparison()
         self._rows = RowComparison()
         self._silences = Silences(start.hooks)
-        self._taken: Ints = np.zeros(256, np.int64)
-        self._unknown_kinds = 0
+        self._tallies = Tallies(start.hooks, self.cache.by_order)
         self._counters: CountersReading | None = None
-        self._words: Ints | None = None
-        """The kernel's counters, as they were last read."""
         self._was_quiet = False
         self._map_reason = ""
         self._cache_lost_ns: int | None = None
@@ -112,7 +94,6 @@ class KernelState:
         self._last_exact_ns: int | None = None
         self._last_exact_wall: tuple[int, float] | None = None
         """The same moment, and as time since the epoch."""
-        self._not_counted = _not_counted(start.hooks)
         self._missing_hooks = _missing_hooks(start.hooks, start.host.has_series)
 
     # In
@@ -161,8 +142,7 @@ class KernelState:
         return Columns(batch, self._names.processes, self._names.stacks)
 
     def _take_part(self, columns: Columns) -> None:
-        self._taken += columns.counts
-        self._unknown_kinds += columns.unknown_kinds
+        self._tallies.apply(columns)
         for process in self._names.apply(columns):
             self._processes.take_over(process)
         self._processes.apply(columns)
@@ -203,9 +183,9 @@ class KernelState:
 
     def _take_counters(self, reading: CountersReading) -> None:
         self._counters = reading
-        self._take_words(reading)
+        self._tallies.take(reading)
         self._was_quiet |= reading.quiet
-        new = self._losses.take(reading, self._taken)
+        new = self._losses.take(reading, self._tallies.taken)
         if new.of_map:
             self._doubt_map(reading.time_ns, new.reason)
         if new.of_cache:
@@ -363,17 +343,10 @@ class KernelState:
                 other_mappings=self._ledger.other_mappings,
             ),
             cache=self._cache_view() if has_series else None,
-            operations=self._operations(),
-            latency={h.name.lower(): self._histogram(h) for h in HistogramId},
-            shrinker=ShrinkerView(
-                runs=self._count(Counter.SHRINK_SCAN),
-                counts=self._count(Counter.SHRINK_COUNT),
-                asked_pages=self._count(Counter.SHRINK_ASKED_PAGES),
-                released_pages=self._count(Counter.SHRINK_RELEASED_PAGES),
-            )
-            if has_series
-            else None,
-            counters={c.name.lower(): self._count(c) for c in SCALAR_COUNTERS if c not in self._not_counted},
+            operations=self._tallies.operations(),
+            latency=self._tallies.latency(),
+            shrinker=self._tallies.shrinker() if has_series else None,
+            counters=self._tallies.counters(),
             processes=self._processes.rows(self._names) if rows else (),
             split_rows=self._ledger.rows(self._names) if rows else (),
             audit=self._audit.rows(self._names, self.direct_map.nr_still_split(emptied)),
@@ -394,63 +367,18 @@ class KernelState:
             self._last_exact_wall = (self._last_exact_ns, wall_time_s - (time_ns - self._last_exact_ns) / 1e9)
         return self._last_exact_wall[1]
 
-    def _take_words(self, reading: CountersReading) -> None:
-        """No count falls: not below an earlier reading, nor below the records that were counted before the first one."""
-        words = reading.words.astype(np.int64)
-        if self._words is None:
-            self._words = np.zeros(len(words), np.int64)
-            for counter, kind in _BY_RECORDS.items():
-                self._words[counter] = self._taken[kind]
-            for counter, kind in _ORDERS_BY_RECORDS.items():
-                self._words[counter : counter + NR_ORDERS] = self.cache.by_order[kind]
-        self._words = np.maximum(self._words, words)
-
-    def _count(self, counter: Counter) -> int:
-        """The kernel's count of every call; of records, as long as it has not been read."""
-        if self._words is not None:
-            return int(self._words[counter])
-        kind = _BY_RECORDS.get(counter)
-        return int(self._taken[kind]) if kind is not None else 0
-
-    def _count_by_order(self, counter: Counter) -> tuple[int, ...]:
-        if self._words is not None:
-            return tuple(self._words[counter : counter + NR_ORDERS].tolist())
-        return tuple(self.cache.by_order[_ORDERS_BY_RECORDS[counter]].tolist())
-
-    def _histogram(self, histogram: HistogramId) -> Histogram:
-        if self._words is None:
-            return Histogram()
-        first = Counter.HISTOGRAM + HISTOGRAM_BUCKETS * histogram
-        return Histogram(
-            tuple(self._words[first : first + HISTOGRAM_BUCKETS].tolist()), int(self._words[Counter.HISTOGRAM_SUM + histogram])
-        )
-
     def _loss_view(self) -> Loss:
         lost = self._losses.lost
         missing = int(self._losses.missing.sum())
         bad = self.direct_map.bad_records + self.cache.bad_records
         return Loss(
-            events_taken=int(self._taken.sum()),
+            events_taken=int(self._tallies.taken.sum()),
             events_lost=int(lost.sum()),
             lost_by_kind={Kind(k).name.lower(): int(lost[k]) for k in range(1, NR_KINDS)},
-            decode_errors=self._unknown_kinds + bad + missing,
+            decode_errors=self._tallies.unknown_kinds + bad + missing,
             missed_runs=self._losses.missed_runs,
             contexts_lost=self._losses.contexts_lost,
         )
-
-    def _operations(self) -> dict[str, OperationView]:
-        return {
-            name: OperationView(self._count(calls), self._count(failed) if failed is not None else 0)
-            for name, calls, failed in (
-                ("set_invalid", Counter.SET_INVALID, Counter.SET_INVALID_FAILED),
-                ("set_default", Counter.SET_DEFAULT, Counter.SET_DEFAULT_FAILED),
-                ("cpa", Counter.CPA, Counter.CPA_FAILED),
-                ("cache_alloc", Counter.CACHE_ALLOC, Counter.CACHE_ALLOC_FAILED),
-                ("cache_free", Counter.CACHE_FREE, None),
-                ("cache_release", Counter.CACHE_RELEASE, None),
-                ("cache_refill", Counter.CACHE_REFILL, Counter.CACHE_REFILL_UNDONE),
-            )
-        }
 
     def _cache_view(self) -> UnmappedCacheView:
         cached_total, released_total = self._rows.totals(self.cache)
@@ -460,25 +388,18 @@ class KernelState:
             free=self.cache.free_blocks(),
             cached=tuple(self._rows.cached(self.cache).tolist()),
             released=tuple(self._rows.released(self.cache).tolist()),
-            allocated=self._count_by_order(Counter.ALLOC_ORDER),
-            freed=self._count_by_order(Counter.FREE_ORDER),
+            allocated=self._tallies.count_by_order(Counter.ALLOC_ORDER),
+            freed=self._tallies.count_by_order(Counter.FREE_ORDER),
             handed_out_pages=self.cache.handed_out_pages(),
-            requests=self._count(Counter.CACHE_ALLOC),
-            hits=self._count(Counter.CACHE_HIT),
-            refills=self._count(Counter.CACHE_REFILL),
-            refill_fallbacks=self._count(Counter.CACHE_REFILL_FALLBACK),
-            failures=self._count(Counter.CACHE_ALLOC_FAILED),
+            requests=self._tallies.count(Counter.CACHE_ALLOC),
+            hits=self._tallies.count(Counter.CACHE_HIT),
+            refills=self._tallies.count(Counter.CACHE_REFILL),
+            refill_fallbacks=self._tallies.count(Counter.CACHE_REFILL_FALLBACK),
+            failures=self._tallies.count(Counter.CACHE_ALLOC_FAILED),
             kernel_free=self._rows.kernel_free,
             kernel_cached=self._rows.kernel_cached,
             kernel_released=self._rows.kernel_released,
         )
-
-
-def _not_counted(hooks: tuple[HookStatus, ...]) -> frozenset[Counter]:
-    """Counters that nothing counts: their zero would be no figure."""
-    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
-    counted_by = {Counter.REQUEST: {"alloc_pages", "page_alloc"}, Counter.ALLOC_PAGES: {"alloc_pages_count"}}
-    return frozenset(counter for counter, names in counted_by.items() if hooks and not attached & names)
 
 
 def _missing_hooks(hooks: tuple[HookStatus, ...], has_series: bool) -> tuple[tuple[str, str], ...]:
