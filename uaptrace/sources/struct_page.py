@@ -8,6 +8,7 @@ enumerators (PGTY_*), the type is the upper byte of page_type; before they were,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.sources.kernel_memory import KernelMemory, read_u64
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M
+from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M
 
 PAGE_TYPE_BASE: Final = 0xF0000000
 PG_UNMAPPED: Final = 0x00000800
@@ -25,6 +26,7 @@ NR_PAGEBLOCK_BITS: Final = 8
 _SECTION_SIZE_BITS: Final = 27
 """x86-64 (arch/x86/include/asm/sparsemem.h)."""
 PAGES_PER_SECTION: Final = 1 << (_SECTION_SIZE_BITS - 12)
+_WORDS_PER_PAGE: Final = PAGE_SIZE // 8
 _SECTION_MAP_MASK: Final = ~0x3F
 _SECTION_PRESENT: Final = 1
 
@@ -56,7 +58,7 @@ def page_layout(vmemmap: int, offsets: Mapping[str, int]) -> PageLayout | None:
 def read_free_blocks(memory: KernelMemory, layout: PageLayout, regions: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Heads of the cache's free blocks in the given 2M regions: (pfns int64, orders uint8), ascending by pfn.
 
-    Regions without struct pages are skipped: they have no memory.
+    Where a region is partial, as the last one of RAM may be, its struct pages are read as far as there are any.
     """
     pfns: list[NDArray[np.int64]] = []
     orders: list[NDArray[np.uint8]] = []
@@ -64,9 +66,7 @@ def read_free_blocks(memory: KernelMemory, layout: PageLayout, regions: Iterable
     buffer = np.empty(PAGES_PER_2M * size // 8, np.uint64)
     for region in sorted(regions):
         first = region * PAGES_PER_2M
-        try:
-            memory.read_table(layout.vmemmap + first * size, buffer)
-        except (OSError, LookupError):
+        if not _read_struct_pages(memory, layout.vmemmap + first * size, buffer):
             continue
         raw = buffer.view(np.uint8).reshape(PAGES_PER_2M, size)
         page_type = raw[:, layout.page_type : layout.page_type + 4].copy().view("<u4")[:, 0]
@@ -80,6 +80,22 @@ def read_free_blocks(memory: KernelMemory, layout: PageLayout, regions: Iterable
     if not pfns:
         return np.empty(0, np.int64), np.empty(0, np.uint8)
     return np.concatenate(pfns), np.concatenate(orders)
+
+
+def _read_struct_pages(memory: KernelMemory, address: int, buffer: NDArray[np.uint64]) -> bool:
+    """Fill the buffer; what does not exist is zero, which is no page's type. Whether anything was there."""
+    try:
+        memory.read_table(address, buffer)
+        return True
+    except (OSError, LookupError):
+        buffer[:] = 0
+    some = False
+    for at in range(0, len(buffer), _WORDS_PER_PAGE):
+        # The kernel's list of what can be read ends with a page.
+        with contextlib.suppress(OSError, LookupError):
+            memory.read_table(address + 8 * at, buffer[at : at + _WORDS_PER_PAGE])
+            some = True
+    return some
 
 
 class PageblockBits:
