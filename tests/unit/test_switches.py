@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from uaptrace.loader.plan import PlannedHook, plan_hooks, wanted_symbols
 from uaptrace.loader.switches import off_now
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
-from uaptrace.sources.figures import FigureFiles
+from uaptrace.sources.figures import FigureFiles, MapFigures
 from uaptrace.sources.procfs import parse_vmstat
 from uaptrace.sources.switches import HookSwitches
 
@@ -114,3 +115,17 @@ def test_check_names_a_switch_that_is_off_and_how_to_mend_it(tmp_path: Path, swi
         assert finding.mend == f"echo 1 > {FILES[switch]}"
     path.write_text("1\n")
     assert check(facts, None, None, lambda _: hooks_by(mechanism), off_now(tmp_path)).status == READY
+
+
+def test_what_nobody_told_of_is_not_explained() -> None:
+    before = MapFigures(5, 1, 1 << 20, 0, 3, ((1, 0), (2, 0), (1, 0)), 7)
+    assert before.explained_since(before)
+    assert replace(before, splits=6, counted_splits=4).explained_since(before)
+    assert replace(before, cache_rows=((0, 0), (2, 0), (1, 0)), counted_cache=8).explained_since(before)
+    for silent in (
+        replace(before, splits=6),
+        replace(before, collapses=2),
+        replace(before, mapped_kib=(1 << 20) + 128),
+        replace(before, cache_rows=((0, 0), (2, 0), (1, 0))),
+    ):
+        assert not silent.explained_since(before)

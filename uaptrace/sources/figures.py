@@ -26,11 +26,16 @@ class MapFigures:
     """Sum of meminfo's DirectMap lines: moves only where memory comes or goes."""
     faults: int
     counted_splits: int
+    cache_rows: tuple[tuple[int, ...], ...] = ()
+    """The unmapped cache's own rows in debugfs; none where it has none."""
+    counted_cache: int = 0
+    """Operations of the cache that hooks counted."""
 
     def explained_since(self, earlier: MapFigures) -> bool:
         """Whether the hooks told of everything that the kernel counted."""
         told = self.splits - earlier.splits == self.counted_splits - earlier.counted_splits
-        return told and self.collapses == earlier.collapses and self.mapped_kib == earlier.mapped_kib
+        cache_told = self.cache_rows == earlier.cache_rows or self.counted_cache != earlier.counted_cache
+        return told and cache_told and self.collapses == earlier.collapses and self.mapped_kib == earlier.mapped_kib
 
 
 class FigureFiles:
@@ -40,7 +45,7 @@ class FigureFiles:
         self._vmstat = os.open(root / "proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
         self._meminfo = os.open(root / "proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self, counted_splits: int) -> MapFigures:
+    def read(self, counted_splits: int, cache_rows: tuple[tuple[int, ...], ...] = (), counted_cache: int = 0) -> MapFigures:
         """The figures now."""
         vmstat, meminfo = (os.pread(fd, _FILE_BYTES, 0) for fd in (self._vmstat, self._meminfo))
         return MapFigures(
@@ -49,6 +54,8 @@ class FigureFiles:
             mapped_kib=_sum(_DIRECT_MAP, meminfo),
             faults=_sum(_FAULTS, vmstat),
             counted_splits=counted_splits,
+            cache_rows=cache_rows,
+            counted_cache=counted_cache,
         )
 
     def close(self) -> None:

@@ -252,8 +252,10 @@ class LiveSource:
         return self._switches.off()
 
     def figures(self) -> MapFigures:
-        """The kernel's own figures of the direct map."""
-        return self._figures.read(self.count((Counter.SPLIT_2M, Counter.SPLIT_1G)))
+        """The kernel's own figures of the direct map and the cache."""
+        rows = self._rows()
+        seen = (rows.free, rows.cached, rows.released) if rows else ()
+        return self._figures.read(self.count((Counter.SPLIT_2M, Counter.SPLIT_1G)), seen, self._cache_operations())
 
     def look(self, first_region: int, max_tables: int, end_region: int) -> tuple[MapReading, bool]:
         """A part of the tables (PageTableReader.read_part), and whether nothing was counted meanwhile and the ring is empty."""
