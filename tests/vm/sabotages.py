@@ -129,11 +129,15 @@ def close_descriptors(daemon: Daemon) -> None:
 
 
 def trace_the_same(on: bool) -> Callable[[Daemon], None]:
-    """Somebody else's tracer on the functions that are hooked."""
+    """Somebody else's kprobes on functions that are hooked."""
 
     def do(daemon: Daemon) -> None:
-        (TRACING / "set_ftrace_filter").write_text("__change_page_attr_set_clr\nset_direct_map_invalid_noflush\n" if on else "\n")
-        (TRACING / "current_tracer").write_text("function\n" if on else "nop\n")
+        events = TRACING / "kprobe_events"
+        if on:
+            events.write_text("p:others/cpa __change_page_attr_set_clr\np:others/invalid set_direct_map_invalid_noflush\n")
+        (TRACING / "events/others/enable").write_text("1" if on else "0")
+        if not on:
+            events.write_text("\n")
 
     return do
 
