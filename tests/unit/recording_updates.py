@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording.checks import MAX_COUNT, MAX_NS, MAX_WALL_S
@@ -69,7 +70,8 @@ def map_readings(draw: st.DrawFn) -> MapReading:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     pages = rng.integers(0, 3, (len(split), 512)).astype(np.uint8) if fill is None else np.full((len(split), 512), fill, np.uint8)
     complete = draw(st.booleans()) and not (levels & 3 == Level.G1).any()
-    return MapReading(draw(TIMES), draw(TIMES), first, levels, split, pages, complete)
+    unreadable = tuple(draw(st.lists(st.integers(0, MAX_REGIONS - 1), max_size=3)))
+    return MapReading(draw(TIMES), draw(TIMES), first, levels, split, pages, complete, unreadable)
 
 
 @st.composite

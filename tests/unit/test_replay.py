@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.unit.simulated_host import host_updates
 from tests.unit.test_recording import counters, records, rotated, start, task
 from uaptrace.errors import RecordingError
 from uaptrace.events import Kind
+from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot_json import encode_snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, Records, Symbols, Update
@@ -253,3 +256,25 @@ def test_replay_equals_live(tmp_path: Path, series: bool) -> None:
         got = replayed.latest()
         assert got is not None
         assert encode_snapshot(got) == expected
+
+
+def test_a_recording_shows_the_silence_that_was_there(tmp_path: Path) -> None:
+    hooks = tuple(HookStatus(name, name, "kprobe") for name in ("cpa", "flush_all", "set_invalid", "set_default"))
+    first = replace(start(time_ns=SECOND), hooks=hooks)
+    off = replace(counters(4 * SECOND, 3), hooks_off={Silence.KPROBES_OFF.value: "/sys/kernel/debug/kprobes/enabled"})
+    unseen = replace(counters(8 * SECOND, 7), unseen_pages=5)
+    with RecordingWriter(tmp_path / "run.uaptrace", sync=False) as writer:
+        for update in (first, counters(2 * SECOND, 1), off, counters(6 * SECOND, 5), unseen):
+            writer.write(update)
+            writer.flush()
+    source = ReplaySource(tmp_path / "run.uaptrace", 1.0, clock=Clock(), budget_s=None)
+    source.pause()
+    for at_s, said in ((2, ""), (4, "kprobes are switched off"), (6, ""), (8, "5 pages changed that none told of")):
+        source.jump(at_s - 0.5)
+        snapshot = source.latest()
+        assert snapshot is not None
+        silent = [reason for reason in snapshot.exactness.reasons if reason.startswith("hooks are silent")]
+        assert bool(silent) == bool(said), (at_s, silent)
+        assert said in "".join(silent)
+    assert snapshot.silence.found == {**dict.fromkeys(Silence, 0), Silence.KPROBES_OFF: 1, Silence.UNSEEN_PAGES: 1}
+    assert snapshot.silence.unseen_pages == 5
