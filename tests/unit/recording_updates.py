@@ -99,6 +99,8 @@ def counters_readings(draw: st.DrawFn) -> CountersReading:
         rows_released=draw(ROWS),
         quiet=draw(st.booleans()),
         pageblock_bits=draw(st.dictionaries(st.integers(0, MAX_REGIONS - 1), st.booleans(), max_size=4)),
+        hooks_off=draw(st.dictionaries(st.sampled_from([silence.value for silence in Silence]), st.text(max_size=9), max_size=2)),
+        unseen_pages=draw(st.integers(0, 2**40)),
     )
 
 
