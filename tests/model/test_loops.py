@@ -107,7 +107,7 @@ def test_ends_of_refills(batch: Batch, carried: list[int]) -> None:
         refs = -1 - np.arange(len(tids))
         index, ends, carried_ends = np.full(nr, -1), np.full(nr, len(batch)), np.full(len(carried), -1)
         views = [module.view(array) for array in (tids, refs)], [module.view(array) for array in (index, ends, carried_ends)]
-        assert module.refill_ends(module.Fields(batch), *views[0], len(carried), *views[1]) == nr
+        assert module.refill_ends(module.Fields(batch), *views[0], len(carried), *views[1]) == 0
         return [index, ends, carried_ends]
 
     for one, two in zip(after(loops), after(PLAIN), strict=True):
@@ -122,6 +122,24 @@ def test_ends_of_refills(batch: Batch, carried: list[int]) -> None:
     for tid, end in zip(carried, carried_ends.tolist(), strict=True):
         of_task = [i for i in range(len(batch)) if tells[i] and batch["tid"][i] == tid]
         assert end == (of_task[0] if of_task else -1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-1, 30), st.integers(-1, 40), st.integers(0, 20), st.integers(1, 8)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=12),
+)
+def test_refills_under_way(refills: list[tuple[int, int, int, int]], asked: list[tuple[int, int]]) -> None:
+    columns = [*np.array(sorted(refills), np.int64).reshape(-1, 4).T, *np.array(sorted(asked), np.int64).reshape(-1, 2).T]
+
+    def after(module: Any) -> list[bool]:
+        out = np.zeros(len(asked), np.uint8)
+        given = [np.ascontiguousarray(column) for column in columns]
+        module.refills_under_way(*map(module.view, given), module.view(out), module.view(np.zeros(len(refills), np.int64)))
+        return [bool(found) for found in out]
+
+    said = [any(b < record <= e and first <= pfn < first + n for b, e, first, n in refills) for record, pfn in sorted(asked)]
+    assert after(loops) == after(PLAIN) == said
 
 
 @settings(max_examples=60, deadline=None)

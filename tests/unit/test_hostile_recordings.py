@@ -25,7 +25,6 @@ LIMIT_S = 10
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202e\u2028\u2029\ufeff]")
 """What a terminal obeys, or what hides text, but line feed and tab."""
 
-LATER = {"rec_cpa_1M_g1.rec", "rec_refill_quadratic.rec", "rec_uncertain_big.rec"}
 SOUND = {"escapes.rec", "newlines.rec", "json_surrogate.rec", "rec_cpa_1M_g1.rec", "rec_refill_quadratic.rec", "rec_uncertain_big.rec"}
 """Recordings of which each value can be: odd names, or much of what a kernel may send. The others are refused."""
 
@@ -38,8 +37,6 @@ def forked() -> Iterator[Commands]:
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_every_reading_command_answers_or_refuses_in_one_line(recording: Path, forked: Commands, tmp_path: Path) -> None:
-    if recording.name in LATER:
-        pytest.skip("still takes gigabytes")
     for name, arguments in reading_commands(recording, tmp_path).items():
         ran = forked.run(arguments)
         said = f"{name}: {ran}"

@@ -37,6 +37,8 @@ REQUEST_TIMEOUT_NS: Final = 5_000_000_000
 _MAX_REQUESTS: Final = 65536
 """Requests that wait for an answer; the oldest are forgotten undecided."""
 _MAX_ERRORS_PER_TASK: Final = 64
+_MAX_TASKS: Final = 4096
+"""Tasks with errors, or releases, that are remembered; the oldest are forgotten."""
 _ANY_RELEASE_PAGES: Final = 1 << 10
 _IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
 _OF_BLOCKS: Final = kind_set(KindCode.REFILL, KindCode.REFILLED, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE)
@@ -97,6 +99,13 @@ class _Tally:
     waiting: list[tuple[int, int, Finding | None]] = field(default_factory=list)
     """Violations that wait for the next reading of the counters: time, how many, and what is shown of the one."""
     waiting_checks: int = 0
+
+    def add_waiting(self, time_ns: int, count: int) -> None:
+        """Violations of which nothing is shown: all of them wait as one."""
+        if self.waiting and self.waiting[-1][2] is None:
+            before_ns, before, _ = self.waiting.pop()
+            time_ns, count = max(time_ns, before_ns), count + before
+        self.waiting.append((time_ns, count, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,10 +296,11 @@ class Audit:
             what = "released" if e.restoring else "handed out"
             seen = f"it failed with {e.code} and the page was {what} all the same"
             self._violate(Finding(4, e.time_ns, e.pfn, e.nr_pages, "set_direct_map returns 0", seen, e.process, e.stack), waiting=True)
+        self._errors.pop(tid, None)
         if errors:
-            self._errors[tid] = errors
-        else:
-            self._errors.pop(tid, None)
+            self._errors[tid] = errors  # the newest come last
+            if len(self._errors) > _MAX_TASKS:
+                del self._errors[next(iter(self._errors))]
 
     def _judge_releases(self, columns: Columns, unclean: Ints) -> None:
         index = columns.index(KindCode.RELEASE)
@@ -328,7 +338,9 @@ class Audit:
         for tid in set(tids.tolist()):
             largest = int(sizes[(tids == tid) & (releases >= since.get(tid, 0))].max(initial=0))
             if largest:
-                self._largest_release[tid] = max(largest, self._largest_release.get(tid, 0))
+                self._largest_release[tid] = max(largest, self._largest_release.pop(tid, 0))
+                if len(self._largest_release) > _MAX_TASKS:
+                    del self._largest_release[next(iter(self._largest_release))]
 
     def _judge_states(self, columns: Columns, contradictions: Contradictions | None, settled: bool) -> None:
         """5 and 7: what a record says fits what its pages were before."""
@@ -472,8 +484,10 @@ class Audit:
             self._stand(finding.number, finding)
             return
         tally = self._tallies[finding.number]
-        room = len(tally.first) + len(tally.waiting) < 4 * MAX_FIRST
-        tally.waiting.append((finding.time_ns, 1, finding if room else None))
+        if len(tally.first) + len(tally.waiting) < 4 * MAX_FIRST:
+            tally.waiting.append((finding.time_ns, 1, finding))
+        else:
+            tally.add_waiting(finding.time_ns, 1)
 
     def _violate_each(
         self, columns: Columns, number: int, index: Ints, finding: Callable[[int], Finding], *, waiting: bool = False
@@ -485,7 +499,7 @@ class Audit:
             self._violate(finding(at), waiting=waiting)
         rest = index[room:]
         if len(rest) and waiting:
-            tally.waiting.append((int(columns.of("time_ns", rest).max()), len(rest), None))
+            tally.add_waiting(int(columns.of("time_ns", rest).max()), len(rest))
         elif len(rest):
             self._stand(number, None, len(rest))
 

@@ -8,7 +8,6 @@ only (1G to 2M to 4K); they come up by a reading. What a record contradicts is r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from uaptrace.units import MAX_REGIONS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, P
 from . import loops
 from .codes import FlagCode, KindCode, MappingCode, kind_set
 from .columns import Bytes, Columns, Ints, distinct
+from .ranges import expand, is_range, last_of_equals, runs, slices
 from .region_pages import RegionPages, grown
 from .snapshot import DirectMapView, RegionTable
 from .updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
@@ -35,8 +35,13 @@ _MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.C
 _WHOLE: Final = loops.view(np.isin(np.arange(256), (_M2, _G1)).view(np.uint8))
 """By level: a large mapping that is present."""
 _MAX_RANGES: Final = 1024
+MAX_ROWS: Final = 1 << 17
+"""Regions of which single pages are known: 64 MiB of rows, for 256 GiB of memory with absent pages in every 2M."""
 _MAX_PAGES: Final = 1 << 20
 """Of one record. Programs report longer changes as UNCERTAIN."""
+_PAGES_AT_ONCE: Final = 1 << 22
+_REGIONS_AT_ONCE: Final = 1 << 18
+"""What is expanded to an array at a time: a kernel may send any number of records of any number of pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class DirectMap:
         self._figures: MapFigures | None = None
         self.is_read = False
         """A complete reading was taken in."""
+        self.is_overfull = False
+        """More than MAX_ROWS regions have absent pages: rows are kept for none of them until a complete reading finds fewer."""
         self.bad_records = 0
         """Records of pages that no x86-64 physical address reaches."""
 
@@ -90,8 +97,8 @@ class DirectMap:
         first, n = reading.first_region, len(reading.levels)
         self._cover(first + n)
         if reading.complete:
-            self._forget(np.arange(0, first))
-            self._forget(np.arange(first + n, len(self.levels)))
+            self._forget(slice(0, first))
+            self._forget(slice(first + n, len(self.levels)))
         span = slice(first, first + n)
         kept = np.zeros(n, np.bool_)
         whole = np.zeros(len(reading.split_regions), np.bool_)
@@ -99,6 +106,12 @@ class DirectMap:
             part = slice(at, at + _ROWS_AT_ONCE)
             whole[part] = (reading.pages[part] == PAGE_PRESENT).all(axis=1)
         kept[reading.split_regions[~whole] - first] = True
+        self.is_overfull &= not reading.complete
+        nr_kept = int(np.count_nonzero(kept))
+        if self.is_overfull or nr_kept > MAX_ROWS:
+            self._drop_rows()
+            kept[:] = False
+            whole[:] = True
         slots = self.rows.slot[span]
         self.rows.give_back(np.flatnonzero((slots != 0) & ~kept) + first)
         fresh = np.flatnonzero((slots == 0) & kept) + first
@@ -126,17 +139,17 @@ class DirectMap:
         self._read_end_ns = max(self._read_end_ns, reading.end_ns)
         self._figures = None
 
-    def _forget(self, regions: Ints) -> None:
-        known = regions[self.levels[regions] != 0]
-        self.rows.give_back(known[self.rows.slot[known] != 0])
-        self.levels[known] = 0
-        self._was_split[regions] = False
-        self._was_absent[regions] = False
+    def _forget(self, span: slice) -> None:
+        # Only what is not zero is written: most of a sparse address space takes no memory as long as nobody writes to it.
+        self.rows.give_back(np.flatnonzero(self.rows.slot[span]) + span.start)
+        for array in (self.levels[span], self._was_split[span], self._was_absent[span]):
+            array[np.flatnonzero(array)] = 0
 
     def _settle(self, span: slice, begin_ns: int) -> None:
         if self._any_uncertain:
             for since in (self._uncertain_ns[span], self._unsplit_ns[span]):
-                since[since <= begin_ns] = 0
+                marked = np.flatnonzero(since)
+                since[marked[since[marked] <= begin_ns]] = 0
 
     # Records
 
@@ -159,8 +172,8 @@ class DirectMap:
         is_split = columns.kind[index] == KindCode.SPLIT
         # Splits and writes of 4K pages of one region commute: a split changes no page's presence, and a page that was
         # written before its region's split record came is not touched by it. Writes of large entries do not commute.
-        large = ~is_split & (((after & LEVEL_MASK) >= _M2) | _is_range(columns, index))
-        for run, run_is_large in _runs(large):
+        large = ~is_split & (((after & LEVEL_MASK) >= _M2) | is_range(columns, index))
+        for run, run_is_large in runs(large):
             part = index[run]
             if run_is_large:
                 self._apply_pages(columns, part)
@@ -212,11 +225,13 @@ class DirectMap:
         if (((after & (LEVEL_MASK | MappingCode.MIXED)) == _K4) & (columns.of("nr_pages", index) == 1)).all():
             self._write_pages(columns.of("pfn", index), after, columns.of("time_ns", index))
             return
-        for run, run_of_ranges in _runs(_is_range(columns, index)):
+        index = last_of_equals(columns, index)
+        for run, run_of_ranges in runs(is_range(columns, index)):
             part = index[run]
             pfn, nr_pages, after, aux, time_ns = (columns.of(name, part) for name in ("pfn", "nr_pages", "after", "aux", "time_ns"))
             if not run_of_ranges:
-                self._apply_any_pages(pfn, nr_pages, after, time_ns)
+                for some in slices(nr_pages, _PAGES_AT_ONCE):
+                    self._apply_any_pages(pfn[some], nr_pages[some], after[some], time_ns[some])
                 continue
             for i in range(len(part)):
                 self._apply_range(int(pfn[i]), int(nr_pages[i]), int(after[i]), int(time_ns[i]), bool(aux[i]))
@@ -239,9 +254,7 @@ class DirectMap:
             if not this.any():
                 continue
             if at == _K4:
-                of, page = _expand(count[this])
-                first = begin[this]
-                self._write_pages(first[of] + page, np.full(len(of), after), np.full(len(of), time_ns))
+                self._write_small(begin[this], count[this], np.full(int(this.sum()), after), times[this])
             else:
                 self._write_large(region[this], at, np.full(int(this.sum()), after), times[this])
 
@@ -250,7 +263,7 @@ class DirectMap:
         nr_pages = np.maximum(nr_pages, 1)
         first = pfn >> PMD_ORDER
         counts = ((pfn + nr_pages - 1) >> PMD_ORDER) - first + 1
-        of, nth = _expand(counts)
+        of, nth = expand(counts)
         region = first[of] + nth
         begin = np.maximum(pfn[of], region << PMD_ORDER)
         end = np.minimum(pfn[of] + nr_pages[of], (region + 1) << PMD_ORDER)
@@ -267,14 +280,30 @@ class DirectMap:
                 known = level[run] != 0
                 self._note_levels(region[run][known], level[run][known], time_ns[run][known])
             elif of_run == _K4:
-                pages_of, page = _expand((end - begin)[run])
-                self._write_pages(begin[run][pages_of] + page, after[run][pages_of], time_ns[run][pages_of])
+                self._write_small(begin[run], (end - begin)[run], after[run], time_ns[run])
             else:
                 self._write_large(region[run], of_run, after[run], time_ns[run])
 
-    def _write_pages(self, pfn: Ints, after: Ints, time_ns: Ints) -> None:
-        """Pages that are mapped by 4K entries: present or absent, the last one of a page wins."""
-        region = pfn >> PMD_ORDER
+    def _write_small(self, begin: Ints, count: Ints, after: Ints, time_ns: Ints) -> None:
+        """Ranges of pages, each within one region that is mapped by 4K entries: whole regions at once, the rest page by page."""
+        for run, whole in runs(count == PAGES_PER_2M):
+            if whole:
+                self._write_regions(begin[run] >> PMD_ORDER, after[run], time_ns[run])
+            else:
+                of, page = expand(count[run])
+                self._write_pages(begin[run][of] + page, after[run][of], time_ns[run][of])
+
+    def _write_regions(self, region: Ints, after: Ints, time_ns: Ints) -> None:
+        """All pages of regions that are mapped by 4K entries: present or absent, the last one of a region wins."""
+        slot, absent = self._slots_to_write(region, after, time_ns)
+        some = slot != 0
+        slot, absent, region = slot[some], absent[some], region[some]
+        self.rows.pages[slot] = (absent.view(np.uint8) + np.uint8(PAGE_PRESENT))[:, None]
+        self.rows.dirty[slot] = True
+        self._was_absent[region[absent]] = True
+
+    def _slots_to_write(self, region: Ints, after: Ints, time_ns: Ints) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Slots of regions in which pages at 4K are written, 0 where nothing new is said, and whether absent is what is written."""
         absent = (after & MappingCode.ABSENT) != 0
         not_4k = self.levels[region] != _K4
         if not_4k.any():
@@ -284,6 +313,13 @@ class DirectMap:
             # A page that is present in a region without a row says nothing new, unless it is followed by an absent one.
             self._give_rows(distinct(region[(slot == 0) & absent]))
             slot = self.rows.slot[region]
+        return slot, absent
+
+    def _write_pages(self, pfn: Ints, after: Ints, time_ns: Ints) -> None:
+        """Pages that are mapped by 4K entries: present or absent, the last one of a page wins."""
+        region = pfn >> PMD_ORDER
+        slot, absent = self._slots_to_write(region, after, time_ns)
+        if not slot.all():
             some = slot != 0
             slot, pfn, absent, region = slot[some], pfn[some], absent[some], region[some]
         at = (slot.astype(np.int64) << PMD_ORDER) | (pfn & _PAGE_MASK)
@@ -301,7 +337,7 @@ class DirectMap:
             news = np.ones(len(first), np.bool_)  # a record of 1G came in 512 pieces that say the same
             news[1:] = (first[1:] != first[:-1]) | (absent[1:] != absent[:-1])
             first, absent = first[news], absent[news]
-            of, nth = _expand(np.full(len(first), REGIONS_PER_1G))
+            of, nth = expand(np.full(len(first), REGIONS_PER_1G))
             region, absent = first[of] + nth, absent[of]
             self._cover(int(region.max(initial=0)) + 1)
             inside = (self.levels[region] & LEVEL_MASK) == _G1
@@ -331,7 +367,7 @@ class DirectMap:
             self._lower(region[lower], _K4)
 
     def _lower_1g_unseen(self, region: Ints, time_ns: Ints) -> None:
-        of, nth = _expand(np.full(len(region), REGIONS_PER_1G))
+        of, nth = expand(np.full(len(region), REGIONS_PER_1G))
         covered = (region & -REGIONS_PER_1G)[of] + nth
         self._cover(int(covered.max()) + 1)
         inside = (self.levels[covered] & LEVEL_MASK) == _G1
@@ -361,10 +397,19 @@ class DirectMap:
         self.levels[regions] = _K4
 
     def _give_rows(self, regions: Ints) -> None:
-        """Rows, all present, for distinct regions without one."""
-        if len(regions):
+        """Rows, all present, for distinct regions without one. None where there would be too many: see ``is_overfull``."""
+        if self.rows.nr_used + len(regions) > MAX_ROWS:
+            self._drop_rows()
+        elif len(regions) and not self.is_overfull:
             self.rows.take(regions, fill=PAGE_PRESENT)
             self._cover_slots()
+
+    def _drop_rows(self) -> None:
+        self.is_overfull = True
+        self.rows = RegionPages()
+        self.rows.cover(len(self.levels))
+        self._slot_absent = np.zeros(self.rows.capacity, np.int16)
+        self._slot_present = np.zeros(self.rows.capacity, np.int16)
 
     def _apply_uncertain(self, columns: Columns) -> None:
         index = columns.index(KindCode.UNCERTAIN)
@@ -376,10 +421,27 @@ class DirectMap:
         index = index[~unbounded]
         if len(index):
             pfn, nr_pages, time_ns = (columns.of(name, index) for name in ("pfn", "nr_pages", "time_ns"))
-            first = np.clip(pfn >> PMD_ORDER, 0, len(self.levels))
-            last = np.minimum((pfn + nr_pages - 1) >> PMD_ORDER, len(self.levels) - 1)
-            of, nth = _expand(np.maximum(last - first + 1, 0))
+            self._doubt(pfn >> PMD_ORDER, (np.maximum(pfn, 0) + nr_pages - 1) >> PMD_ORDER, time_ns)
+
+    def _doubt(self, first: Ints, last: Ints, time_ns: Ints) -> None:
+        """Regions ``first`` to ``last`` of each record may have changed."""
+        first, last = np.clip(first, 0, len(self.levels)), np.minimum(last, len(self.levels) - 1)
+        counts = np.maximum(last - first + 1, 0)
+        if int(counts.sum()) <= _REGIONS_AT_ONCE:
+            of, nth = expand(counts)
             self._mark(self._uncertain_ns, first[of] + nth, time_ns[of])
+            return
+        # So many cannot be told apart: what overlaps is uncertain since the last of it.
+        order = np.argsort(first[counts > 0], kind="stable")
+        first, last, time_ns = (array[counts > 0][order] for array in (first, last, time_ns))
+        reach = np.maximum.accumulate(last)
+        heads = np.flatnonzero(np.concatenate([[True], first[1:] > reach[:-1]]))
+        ends = reach[np.append(heads[1:], len(first)) - 1]
+        latest = np.maximum(np.maximum.reduceat(time_ns, heads), 1)
+        self._any_uncertain = True
+        for begin, end, since_ns in zip(first[heads].tolist(), ends.tolist(), latest.tolist(), strict=True):
+            span = self._uncertain_ns[begin : end + 1]
+            np.maximum(span, since_ns, out=span)
 
     def _known_pages(self, columns: Columns, index: Ints) -> Ints:
         """Positions of records whose pages can exist; room is made for them."""
@@ -528,12 +590,14 @@ class DirectMap:
         pages[levels & LARGE_ABSENT != 0] = PAGE_ABSENT
         return pages.ravel()
 
-    def absent_rows(self) -> tuple[Ints, NDArray[np.bool_]]:
-        """Regions with an absent page, ascending, and bool (n, 512): its absent pages."""
+    def absent_rows(self) -> tuple[Ints, NDArray[np.bool_]] | None:
+        """Regions with an absent page, ascending, and bool (n, 512): its absent pages. None where they are too many."""
         self.figures()
         regions = np.flatnonzero(self.levels & LARGE_ABSENT)
         n = self.rows.nr_slots
         slots = np.flatnonzero((self._slot_absent[:n] != 0) & (self.rows.region_of[:n] >= 0))
+        if self.is_overfull or len(regions) + len(slots) > MAX_ROWS:
+            return None
         both = np.concatenate([regions, self.rows.region_of[slots]])
         absent = np.concatenate([np.ones((len(regions), PAGES_PER_2M), np.bool_), self.rows.pages[slots] == PAGE_ABSENT])
         order = np.argsort(both, kind="stable")
@@ -578,25 +642,6 @@ class DirectMap:
             self._slot_present,
         )
         return sum(a.nbytes for a in arrays) + self.rows.slot.nbytes + self.rows.pages.nbytes + self.rows.region_of.nbytes
-
-
-def _expand(counts: Ints) -> tuple[Ints, Ints]:
-    """For counts (2, 3): which (0, 0, 1, 1, 1) and the how-manieth (0, 1, 0, 1, 2)."""
-    which = np.repeat(np.arange(len(counts)), counts)
-    ends = np.cumsum(counts)
-    return which, np.arange(len(which)) - (ends - counts)[which]
-
-
-def _is_range(columns: Columns, index: Ints) -> NDArray[np.bool_]:
-    """Which records are set_direct_map calls of several pages."""
-    ranges: NDArray[np.bool_] = (columns.kind[index] == KindCode.SET_DIRECT_MAP) & (columns.of("nr_pages", index) > 1)
-    return ranges
-
-
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[slice, bool]]:
-    """Slices of equal elements, in order."""
-    cuts = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
-    return [(slice(a, b), bool(mask[a])) for a, b in pairwise(cuts) if a < b]
 
 
 assert PAGES_PER_1G == REGIONS_PER_1G * PAGES_PER_2M

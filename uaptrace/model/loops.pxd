@@ -6,7 +6,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 cimport cython
 
 cdef int64_t _TASK, _STACK, _SPLIT, _SET_DIRECT_MAP, _REFILL, _ALLOC, _FREE, _RELEASE, _REFILL_UNDONE, _FAILED, _NR_ORDERS
-cdef int64_t _MAX_PAGES, _PMD_ORDER, _PAGE_MASK, _USED, _MAX_REGIONS, _EVENTS, _ALLOCATED, _FREED, _SET_DIRECT_MAP_CALLS, _SPLITS, _REFILLS
+cdef int64_t _MAX_OPEN, _MAX_PAGES, _PMD_ORDER, _PAGE_MASK, _USED, _MAX_REGIONS, _EVENTS, _ALLOCATED, _FREED, _SET_DIRECT_MAP_CALLS, _SPLITS, _REFILLS
 
 cdef int64_t _WORDS_PER_ROW
 cdef uint64_t _ALL_BITS, _EVERY_BYTE, _EVEN_BYTES, _EVERY_PAIR
@@ -32,8 +32,12 @@ cpdef int64_t regions_without_slot(Fields fields, int64_t begin, int64_t end, in
 cpdef int64_t apply_cache(Fields fields, int64_t begin, int64_t end, int32_t[::1] slot, uint8_t[::1] pages, uint8_t[::1] dirty, const uint8_t[::1] result, const uint8_t[:, ::1] verdicts, int64_t[:, ::1] tally, Found found) except -1
 @cython.locals(worst=int64_t, nr_wrong=int64_t, wrong_page=int64_t, wrong_state=int64_t, used=int64_t, after=uint8_t, page=int64_t, end=int64_t, row=int64_t, at=int64_t, before=uint8_t, verdict=int64_t, n=int64_t)
 cpdef void apply_block(int64_t record, int64_t kind, int64_t first, int64_t nr_pages, int64_t aux, int32_t[::1] slot, uint8_t[::1] pages, uint8_t[::1] dirty, const uint8_t[::1] result, const uint8_t[:, ::1] verdicts, Found found) noexcept
-@cython.locals(n=int64_t, i=int64_t, kind=int64_t, tid=int64_t, at=int64_t, ref=int64_t)
+cdef void _end_refill(int64_t ref, int64_t i, int64_t[::1] ends, int64_t[::1] carried) noexcept
+cdef void _close_gap(int64_t[::1] array, int64_t at, int64_t end) noexcept
+@cython.locals(n=int64_t, i=int64_t, kind=int64_t, tid=int64_t, at=int64_t, nr_given_up=int64_t)
 cpdef int64_t refill_ends(Fields fields, int64_t[::1] open_tid, int64_t[::1] open_ref, int64_t nr_open, int64_t[::1] index, int64_t[::1] ends, int64_t[::1] carried) except -1
+@cython.locals(nr_open=int64_t, following=int64_t, i=int64_t, record=int64_t, kept=int64_t, at=int64_t, found=uint8_t, refill=int64_t)
+cpdef void refills_under_way(const int64_t[::1] begins, const int64_t[::1] ends, const int64_t[::1] firsts, const int64_t[::1] sizes, const int64_t[::1] records, const int64_t[::1] pfns, uint8_t[::1] out, int64_t[::1] window) noexcept
 @cython.locals(i=int64_t, kind=int64_t, tgid=int64_t, row=int64_t)
 cpdef int64_t count_by_process(Fields fields, int64_t begin, int64_t end, int64_t max_tgid, int32_t[::1] row_of, int64_t[:, ::1] sums) except -1
 @cython.locals(run=int64_t, longest=int64_t, end=int64_t, nr_stranded=int64_t, start=int64_t, i=int64_t, level=uint8_t)

@@ -234,16 +234,22 @@ def apply_block(
         found.nr_unclean += 1
 
 
+MAX_OPEN_REFILLS = 1024
+"""Refills that are followed at a time, one for each task that is in one; the oldest are given up."""
+_MAX_OPEN = MAX_OPEN_REFILLS
+
+
 def refill_ends(fields: Fields, open_tid: Any, open_ref: Any, nr_open: int, index: Any, ends: Any, carried: Any) -> int:
     """Where each refill of a chunk ends: at the next REFILL, REFILL_UNDONE or successful ALLOC of its task.
 
     ``open_tid`` and ``open_ref`` (int64): refills under way, the first ``nr_open`` of them carried into the chunk (``open_ref`` is
     -1 - number); both have room for those and all of the chunk. ``index`` and ``ends`` (int64, one for each REFILL record) get the
-    position of each and of its end, ``carried`` (int64) the ends of the carried ones; what does not end here is left alone. Returns
-    the number of REFILL records.
+    position of each and of its end, ``carried`` (int64) the ends of the carried ones; what does not end here is left alone. One that is
+    given up ends where that happened. Returns how many were.
     """
     n = 0
     i = 0
+    nr_given_up = 0
     while i < fields.nr:
         kind = fields.kind[i]
         if kind != _REFILL and kind != _REFILL_UNDONE and (kind != _ALLOC or nr_open == 0 or fields.flags[i] & _FAILED):
@@ -253,24 +259,71 @@ def refill_ends(fields: Fields, open_tid: Any, open_ref: Any, nr_open: int, inde
         at = 0
         while at < nr_open:
             if open_tid[at] == tid:
-                ref = open_ref[at]
-                if ref < 0:
-                    carried[-1 - ref] = i
-                else:
-                    ends[ref] = i
+                _end_refill(open_ref[at], i, ends, carried)
                 nr_open -= 1
-                open_tid[at] = open_tid[nr_open]
-                open_ref[at] = open_ref[nr_open]
+                _close_gap(open_tid, at, nr_open)
+                _close_gap(open_ref, at, nr_open)
                 break
             at += 1
         if kind == _REFILL:
+            if nr_open == _MAX_OPEN:
+                nr_given_up += 1
+                _end_refill(open_ref[0], i, ends, carried)
+                nr_open -= 1
+                _close_gap(open_tid, 0, nr_open)
+                _close_gap(open_ref, 0, nr_open)
             index[n] = i
             open_tid[nr_open] = tid
             open_ref[nr_open] = n
             nr_open += 1
             n += 1
         i += 1
-    return n
+    return nr_given_up
+
+
+def _end_refill(ref: int, i: int, ends: Any, carried: Any) -> None:
+    if ref < 0:
+        carried[-1 - ref] = i
+    else:
+        ends[ref] = i
+
+
+def _close_gap(array: Any, at: int, end: int) -> None:
+    """The oldest stay first."""
+    while at < end:
+        array[at] = array[at + 1]
+        at += 1
+
+
+def refills_under_way(begins: Any, ends: Any, firsts: Any, sizes: Any, records: Any, pfns: Any, out: Any, window: Any) -> None:
+    """For each of ``records`` (positions, ascending) whether a refill that began before it and ended there or later has the page.
+
+    ``begins`` (ascending), ``ends``, ``firsts``, ``sizes``: int64, the refills. ``window`` (int64) has room for all of them: those that
+    may be under way.
+    """
+    nr_open = 0
+    following = 0
+    i = 0
+    while i < records.shape[0]:
+        record = records[i]
+        while following < begins.shape[0] and begins[following] < record:
+            window[nr_open] = following
+            nr_open += 1
+            following += 1
+        kept = 0
+        at = 0
+        found = 0
+        while at < nr_open:
+            refill = window[at]
+            if ends[refill] >= record:
+                window[kept] = refill
+                kept += 1
+                if firsts[refill] <= pfns[i] < firsts[refill] + sizes[refill]:
+                    found = 1
+            at += 1
+        nr_open = kept
+        out[i] = found
+        i += 1
 
 
 def count_by_process(fields: Fields, begin: int, end: int, max_tgid: int, row_of: Any, sums: Any) -> int:

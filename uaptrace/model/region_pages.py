@@ -21,6 +21,7 @@ from uaptrace.units import PAGES_PER_2M
 from .columns import Bytes, Ints
 
 _FIRST_CAPACITY: Final = 64
+_ROWS_AT_ONCE: Final = 1 << 16
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -29,7 +30,10 @@ def grown(array: NDArray[_Scalar], length: int, used: int | None = None) -> NDAr
     """A longer copy of ``array`` (first axis ``length``), zeros after the first ``used`` rows (default: all that there are)."""
     used = len(array) if used is None else used
     bigger = np.zeros((length, *array.shape[1:]), array.dtype)
-    bigger[:used] = array[:used]
+    for at in range(0, used, _ROWS_AT_ONCE):
+        part = array[at : min(at + _ROWS_AT_ONCE, used)]
+        if part.any():  # what was never written is not written now either: it takes no memory
+            bigger[at : at + len(part)] = part
     return bigger
 
 
@@ -41,6 +45,8 @@ class RegionPages:
         self.pages: Bytes = np.zeros((_FIRST_CAPACITY, PAGES_PER_2M), np.uint8)
         self.region_of: Ints = np.zeros(_FIRST_CAPACITY, np.int64)
         self.dirty: NDArray[np.bool_] = np.zeros(_FIRST_CAPACITY, np.bool_)
+        self.nr_used = 0
+        """Regions that have a slot."""
         self._next = 1
         self._free: list[NDArray[np.int32]] = []
 
@@ -94,6 +100,7 @@ class RegionPages:
             if fill is not None:
                 self.pages[self._next : self._next + rest] = fill
             self._next += rest
+        self.nr_used += len(regions)
         self.slot[regions] = slots
         self.region_of[slots] = regions
         self.dirty[slots] = True
@@ -103,6 +110,7 @@ class RegionPages:
         """Take the slots of ``regions`` (distinct, each has one) away; returns them."""
         slots = self.slot[regions]
         if len(slots):
+            self.nr_used -= len(slots)
             self.slot[regions] = 0
             self.region_of[slots] = -1
             self.dirty[slots] = False

@@ -15,10 +15,12 @@ from uaptrace.wire import Batch
 
 from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns
+from .direct_map import MAX_ROWS as MAX_MAP_ROWS
 from .direct_map import DirectMap
 from .found_splits import FoundSplits
 from .hook_status import HookStatus
 from .ledger import Ledger
+from .loops import MAX_OPEN_REFILLS
 from .names import Names
 from .processes import Processes
 from .reconcile import NO_SPLITS, Losses, MeminfoComparison, RowComparison, SplitComparison
@@ -32,6 +34,7 @@ from .snapshot import (
     UnmappedCacheView,
 )
 from .tallies import Tallies
+from .unmapped_cache import MAX_ROWS as MAX_CACHE_ROWS
 from .unmapped_cache import UnmappedCache
 from .updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 
@@ -149,7 +152,11 @@ class KernelState:
         self._ledger.apply(columns)
         self._found_splits.apply(columns)
         self.direct_map.apply(columns)
+        nr_dropped = self.cache.nr_refills_dropped
         contradictions, unclean = self.cache.apply(columns)
+        if self.cache.nr_refills_dropped > nr_dropped:
+            self._cache_lost_ns = int(columns.column("time_ns").max())
+            self._cache_reason = f"more than {MAX_OPEN_REFILLS} refills were under way at a time"
         trusted = self.cache.is_read and self._cache_lost_ns is None and not self._silences.is_silent
         self._audit.apply(columns, contradictions, unclean, cache_trusted=trusted, settled=self._settles_ns is None)
 
@@ -178,7 +185,11 @@ class KernelState:
 
     def _infer_if_known(self) -> None:
         if self._infer_handed_out and self.direct_map.is_read and self.direct_map.uncertain_ranges() is None:
-            self.cache.infer_handed_out(*self.direct_map.absent_rows())
+            absent = self.direct_map.absent_rows()
+            if absent is None:
+                self.cache.give_up()
+            else:
+                self.cache.infer_handed_out(*absent)
             self._infer_handed_out = False
 
     def _take_counters(self, reading: CountersReading) -> None:
@@ -256,7 +267,7 @@ class KernelState:
     @property
     def needs_cache_reading(self) -> bool:
         """Whether the unmapped cache must be read (again). Never on a kernel without the series."""
-        if not self._start.host.has_series:
+        if not self._start.host.has_series or self.cache.is_overfull:
             return False
         return not self.cache.is_read or self._cache_lost_ns is not None or self._cache_differs_ns is not None
 
@@ -296,8 +307,12 @@ class KernelState:
             elif uncertain:
                 number = self.direct_map.nr_uncertain_regions()
                 reasons.append(f"{number} regions of 2 MiB changed in a way that was not read: they are to be read again")
+        if self.direct_map.is_overfull:
+            reasons.append(f"more than {MAX_MAP_ROWS} regions of 2 MiB have absent pages: which pages is not followed")
         if self._start.host.has_series:
-            if not self.cache.is_read:
+            if self.cache.is_overfull:
+                reasons.append(f"the unmapped cache is in more than {MAX_CACHE_ROWS} regions of 2 MiB: its pages are not followed")
+            elif not self.cache.is_read:
                 reasons.append("the unmapped cache was not read at a quiet moment yet")
             elif self._cache_lost_ns is not None:
                 reasons.append(f"{self._cache_reason}: the unmapped cache is to be read again")

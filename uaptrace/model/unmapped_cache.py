@@ -75,6 +75,10 @@ def _verdicts() -> Bytes:
 _RESULT_OF: Final = view(_RESULT)
 _VERDICT_OF: Final = view(_verdicts())
 _ROWS_AT_ONCE: Final = 8192
+_BLOCKS_AT_ONCE: Final = 1024
+"""Of at most 1024 pages each."""
+MAX_ROWS: Final = 1 << 17
+"""Regions that are followed: 64 MiB of rows, for 256 GiB of memory with pages of the cache in every 2M."""
 _EVEN: Final = tuple(
     np.uint64(bits)
     for bits in (
@@ -139,6 +143,10 @@ class UnmappedCache:
         self.pending: dict[int, Refill] = {}
         """By tid: refills under way."""
         self.bad_records = 0
+        self.nr_refills_dropped = 0
+        """Refills that were under way when more than loops.MAX_OPEN_REFILLS were: how they end is not known."""
+        self.is_overfull = False
+        """Pages of more than MAX_ROWS regions are, or were, in the cache: nothing of it is followed until a reading finds fewer."""
         self._folds: NDArray[np.int32] = np.zeros((self.rows.capacity, PMD_ORDER + 1), np.int32)
         self._slot_out: NDArray[np.int32] = np.zeros(self.rows.capacity, np.int32)
 
@@ -148,7 +156,7 @@ class UnmappedCache:
         """Take in a chunk. Returns the contradictions, and the positions of RELEASE records of blocks whose content was
         not zero (aux > 0) and every page of which had been handed out before."""
         nr = sum(columns.count(kind) for kind in _KINDS)
-        if nr == 0:
+        if nr == 0 or self.is_overfull:
             return None, np.empty(0, np.int64)
         self.nr_records += nr
         refills = ChunkRefills(columns, self.pending) if columns.count(KindCode.REFILL) or self.pending else None
@@ -165,22 +173,25 @@ class UnmappedCache:
             if contradictions is not None:
                 contradictions = _without_racing(columns, refills, contradictions)
             self.pending = refills.carry(columns)
+            self.nr_refills_dropped += refills.nr_dropped
+        if self.is_overfull:
+            self.pending = {}
         return contradictions, found.unclean()
 
     def _apply_until(self, columns: Columns, begin: int, end: int, found: Found) -> None:
-        while begin < end:
+        while begin < end and not self.is_overfull:
             begin = apply_cache(columns.fields, begin, end, *self._arrays(), view(self._tally), found)
             if begin < end:
-                self._make_room(columns, begin)
+                self._make_room(columns, begin, len(columns))
 
     def _arrays(self) -> tuple[Any, Any, Any, Any, Any]:
         rows = self.rows
         return view(rows.slot), view(rows.flat), view(rows.dirty.view(np.uint8)), _RESULT_OF, _VERDICT_OF
 
-    def _make_room(self, columns: Columns, begin: int) -> None:
-        """Rows for the regions of all records from ``begin`` on."""
-        out = np.empty(3 * (len(columns) - begin), np.int64)
-        n = regions_without_slot(columns.fields, begin, len(columns), view(self.rows.slot), _RESULT_OF, view(out))
+    def _make_room(self, columns: Columns, begin: int, end: int) -> None:
+        """Rows for the regions of the records from ``begin`` on."""
+        out = np.empty(3 * (end - begin), np.int64)
+        n = regions_without_slot(columns.fields, begin, end, view(self.rows.slot), _RESULT_OF, view(out))
         if n:
             regions = distinct(out[:n])
             self._cover(int(regions[-1]) + 1)
@@ -194,7 +205,9 @@ class UnmappedCache:
         taken = refills.elsewhere(at, tid, first, nr_pages)
         if not taken:
             return 0
-        self._make_room(columns, at)
+        self._make_room(columns, at, at + 1)
+        if self.is_overfull:
+            return 1
         for pfn, n in subtract(first, nr_pages, taken):  # several blocks of one record: it contradicts nothing, so ``found`` has room
             apply_block(at, KindCode.REFILL_UNDONE, pfn, n, 0, *self._arrays(), found)
         self._tally[KindCode.REFILL_UNDONE, min(order, NR_ORDERS - 1)] += 1
@@ -205,7 +218,18 @@ class UnmappedCache:
             self.rows.cover(-(-max(nr_regions, len(self.rows.slot) * 5 // 4) // 512) * 512)
 
     def _give_rows(self, regions: Ints) -> None:
-        self.rows.take(regions, fill=0)
+        if self.rows.nr_used + len(regions) > MAX_ROWS:
+            self.give_up()
+        else:
+            self.rows.take(regions, fill=0)
+
+    def give_up(self) -> None:
+        """The cache is in more regions than are followed."""
+        self.is_overfull, self.is_read = True, False
+        self.rows = RegionPages()
+        self.pending = {}
+        self._folds = np.zeros((self.rows.capacity, PMD_ORDER + 1), np.int32)
+        self._slot_out = np.zeros(self.rows.capacity, np.int32)
 
     # Readings
 
@@ -215,7 +239,10 @@ class UnmappedCache:
         ``keep_handed_out``: no record of the cache was lost, so what records said was handed out still is.
         Refills under way are not on the kernel's lists yet and stay as they are.
         """
+        self.is_overfull = False
         self._set(pfns, np.int64(1) << orders.astype(np.int64), _LISTED, add=True)
+        if self.is_overfull:
+            return
         for at in range(1, self.rows.nr_slots, _ROWS_AT_ONCE):
             part = slice(at, min(at + _ROWS_AT_ONCE, self.rows.nr_slots))
             rows = self.rows.pages[part]
@@ -243,6 +270,8 @@ class UnmappedCache:
             part = regions[at : at + _ROWS_AT_ONCE]
             self._cover(int(part[-1]) + 1)
             self._give_rows(part[self.rows.slot[part] == 0])
+            if self.is_overfull:
+                return
             slots = self.rows.slot[part]
             rows = self.rows.pages[slots]
             rows[absent[at : at + _ROWS_AT_ONCE] & (rows == 0)] = HANDED_OUT | INFERRED
@@ -258,14 +287,20 @@ class UnmappedCache:
             rows[(rows & FREE) != 0] |= np.uint8(INFERRED)
 
     def _set(self, pfn: Ints, nr_pages: Ints, state: int, *, add: bool = False) -> None:
-        if not len(pfn):
-            return
+        for at in range(0, len(pfn), _BLOCKS_AT_ONCE):
+            part = slice(at, at + _BLOCKS_AT_ONCE)
+            self._set_some(pfn[part], nr_pages[part], state, add=add)
+
+    def _set_some(self, pfn: Ints, nr_pages: Ints, state: int, *, add: bool) -> None:
         self._cover((int((pfn + nr_pages).max()) >> PMD_ORDER) + 1)
         of = np.repeat(np.arange(len(pfn)), nr_pages)
         page = pfn[of] + (np.arange(len(of)) - (np.cumsum(nr_pages) - nr_pages)[of])
         region = page >> PMD_ORDER
         missing = distinct(region[self.rows.slot[region] == 0])
-        self._give_rows(missing)
+        if not self.is_overfull:
+            self._give_rows(missing)
+        if self.is_overfull:
+            return
         slot = self.rows.slot[region].astype(np.int64)
         at = (slot << PMD_ORDER) | (page & (PAGES_PER_2M - 1))
         self.rows.flat[at] = self.rows.flat[at] | np.uint8(state) if add else state
@@ -374,9 +409,9 @@ def _fold(free: NDArray[np.bool_]) -> Ints:
 
 def _without_racing(columns: Columns, refills: ChunkRefills, found: Contradictions) -> Contradictions | None:
     """Leave out REFILL records of pages whose earlier refill is still under way: that one is being undone."""
-    keep = np.ones(len(found.record), np.bool_)
-    for at in np.flatnonzero(columns.kind[found.record] == KindCode.REFILL).tolist():
-        keep[at] = not refills.under_way(int(found.record[at]), int(found.pfn[at]))
+    is_refill = columns.kind[found.record] == KindCode.REFILL
+    keep = ~is_refill
+    keep[is_refill] = ~refills.under_way(found.record[is_refill], found.pfn[is_refill])
     if keep.all():
         return found
     if not keep.any():

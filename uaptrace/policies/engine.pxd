@@ -17,7 +17,7 @@ cdef class Engine:
     cdef int64_t nr_pages, nr_regions, nr_refills
     cdef int32_t[::1] nxt, prv, nr_changed, held, owner_free, owner_chunk, chunk_next, cma_busy
     cdef int8_t[::1] zorder, corder
-    cdef uint8_t[::1] changed, block_type, block_bit, level, touched, held_as, held_order, owner_closed
+    cdef uint8_t[::1] changed, uniform, block_type, block_bit, level, touched, held_as, held_order, owner_closed
     cdef int64_t[::1] zfree, cfree, slot, owner_held, counts, refill_pfn, refill_order
 
 @cython.locals(first=int64_t)
@@ -50,7 +50,7 @@ cdef void _split_1g(Engine s, int64_t region) noexcept
 cdef void _note(Engine s, int64_t region, int64_t before, int64_t stranded) noexcept
 @cython.locals(before=int64_t, old=int64_t, region=int64_t, stranded=int64_t)
 cdef bint _set_page(Engine s, int64_t page, int64_t value) noexcept
-@cython.locals(before=int64_t, first=int64_t, page=int64_t, stranded=int64_t)
+@cython.locals(before=int64_t, differing=int32_t, first=int64_t, page=int64_t, stranded=int64_t)
 cdef void _set_region(Engine s, int64_t region, int64_t value, bint split_1g) noexcept
 @cython.locals(aligned=bint, end=int64_t, giga=int64_t, i=int64_t, page=int64_t, region=int64_t, whole=bint)
 cdef void _set_range(Engine s, int64_t first, int64_t nr_pages, int64_t value) noexcept

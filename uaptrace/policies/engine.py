@@ -114,6 +114,7 @@ class Engine:
         self.zorder = view(state.zorder)
         self.corder = view(state.corder)
         self.changed = view(state.changed)
+        self.uniform = view(state.uniform)
         self.block_type = view(state.block_type)
         self.block_bit = view(state.block_bit)
         self.level = view(state.level)
@@ -357,6 +358,7 @@ def _set_page(s: Engine, page: int, value: int) -> bool:
         s.counts[_C_2M] -= 1
         s.counts[_C_4K] += 1
     s.changed[page] = value
+    s.uniform[region] = 0
     if old == _DEFAULT:
         s.nr_changed[region] += 1
     elif value == _DEFAULT:
@@ -373,10 +375,17 @@ def _set_region(s: Engine, region: int, value: int, split_1g: bool) -> None:
     if split_1g and s.level[region] == _G1:
         _split_1g(s, region)
     first = region << _PMD
-    for page in range(first, first + _REGION):
-        if s.changed[page] != value:
+    differing = 0
+    if s.uniform[region] == 0:
+        for page in range(first, first + _REGION):
+            differing += s.changed[page] != value
+    elif s.uniform[region] != value + 1:
+        differing = _REGION
+    if differing > 0:
+        for page in range(first, first + _REGION):
             s.changed[page] = value
-            s.counts[_C_PAGES_CHANGED] += 1
+    s.uniform[region] = value + 1
+    s.counts[_C_PAGES_CHANGED] += differing
     s.nr_changed[region] = 0 if value == _DEFAULT else _REGION
     _note(s, region, before, stranded)
 

@@ -131,6 +131,8 @@ class State(NamedTuple):
     """Order of the cache's free block that begins at this page, -1: none."""
     changed: NDArray[np.uint8]
     """For each page: DEFAULT, ABSENT or OTHER_PERMISSION."""
+    uniform: NDArray[np.uint8]
+    """For each 2M region 1 + the value that all of its pages have in ``changed``; 0 where that is not known."""
     block_type: NDArray[np.uint8]
     """Migrate type of each pageblock."""
     block_bit: NDArray[np.uint8]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -143,11 +144,23 @@ class _Recorded:
     blocks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     """First page of a block in use -> (ident, order, owner)."""
     owner_blocks: dict[int, int] = field(default_factory=dict)
-    refills: list[tuple[int, int]] = field(default_factory=list)
+    refills: list[tuple[int, int] | None] = field(default_factory=list)
+    """None where it was undone."""
+    refills_at: dict[tuple[int, int], deque[int]] = field(default_factory=dict)
     skipped: int = 0
     cached: bool = False
     pending_splits: dict[int, tuple[int, int]] = field(default_factory=dict)
     """tid -> (pfn, nr_pages) of the mapping it has just split, until the record that says why."""
+
+    def refill(self, pfn: int, order: int) -> None:
+        self.refills_at.setdefault((pfn, order), deque()).append(len(self.refills))
+        self.refills.append((pfn, order))
+
+    def undo_refill(self, pfn: int, order: int) -> None:
+        """The first of those of the chunk."""
+        at = self.refills_at.get((pfn, order))
+        if at:
+            self.refills[at.popleft()] = None
 
     def allocate(self, pfn: int, order: int, owner: int, time_ns: int) -> None:
         if pfn in self.blocks:  # its free was not seen
@@ -183,7 +196,9 @@ def requests_from_updates(updates: Iterable[Update], source: str = "recording") 
             _take_batch(state, update.batch)
     for pfn, nr_pages in state.pending_splits.values():
         state.builder.change_range(pfn, min(nr_pages, 1))
-    return state.builder.build(source, recorded_places=not state.cached, refills=state.refills, skipped=state.skipped)
+    return state.builder.build(
+        source, recorded_places=not state.cached, refills=[r for r in state.refills if r is not None], skipped=state.skipped
+    )
 
 
 def _take_batch(state: _Recorded, batch: Batch) -> None:
@@ -221,10 +236,9 @@ def _take(
         state.free(pfn, time_ns)
     elif kind == Kind.REFILL:
         state.cached = True
-        state.refills.append((pfn, order))
+        state.refill(pfn, order)
     elif kind == Kind.REFILL_UNDONE:
-        if (pfn, order) in state.refills:
-            state.refills.remove((pfn, order))
+        state.undo_refill(pfn, order)
     elif kind == Kind.UNCERTAIN:
         state.skipped += 1
     elif kind == Kind.SHRINK:

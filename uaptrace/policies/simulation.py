@@ -249,6 +249,7 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, *, use_re
         zorder=np.full(nr_pages, -1, np.int8),
         corder=np.full(nr_pages, -1, np.int8),
         changed=np.zeros(nr_pages, np.uint8),
+        uniform=np.zeros(nr_regions, np.uint8),
         block_type=memory.block_type.copy(),
         block_bit=np.zeros(nr_regions, np.uint8),
         level=memory.level.copy(),
@@ -347,6 +348,7 @@ def _fill_cache(state: State, blocks: Sequence[tuple[int, int]]) -> None:
     if not blocks:
         return
     # They were made absent page by page, so their regions are mapped by 4K entries. All that is from before: no split is counted.
+    state.uniform[:] = 0
     state.nr_changed[:] = (state.changed.reshape(-1, PAGES_PER_2M) != DEFAULT).sum(axis=1)
     for region in np.flatnonzero(state.nr_changed).tolist():
         giga = slice(region // REGIONS_PER_1G * REGIONS_PER_1G, (region // REGIONS_PER_1G + 1) * REGIONS_PER_1G)

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pickle
+import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from uaptrace.recording.reader import Chain, Place, open_parts, read_updates
 from uaptrace.recording.stream import scan
 
 MAX_CHECKPOINTS: Final = 24
+MAX_FROZEN_BYTES: Final = 128 << 20
+"""Of a copy of the state, before it is compressed. A state that is larger is played anew to go back."""
 MIN_CHECKPOINT_ROWS: Final = 100_000
 """Closer together they would save less than 0.1 s."""
 
@@ -244,7 +247,11 @@ class ReplaySource:
         player = self._player
         last = self._checkpoints[-1].rows if self._checkpoints else 0
         if player.rows - last >= self._checkpoint_rows and player.place is not None:
-            self._checkpoints.append(_Checkpoint(_freeze(player.state), player.place, player.reached_ns, player.rows))
+            frozen = _freeze(player.state)
+            if frozen is None:
+                self._checkpoint_rows = sys.maxsize
+            else:
+                self._checkpoints.append(_Checkpoint(frozen, player.place, player.reached_ns, player.rows))
 
 
 class _Checkpoint:
@@ -264,10 +271,26 @@ class _Pickler(pickle.Pickler):
         return (_read_only, (dict(obj),)) if type(obj) is MappingProxyType else NotImplemented
 
 
-def _freeze(state: State) -> tuple[bytes, int]:
-    """A copy of a state, compressed (its arrays are sparse), and its size before."""
-    out = io.BytesIO()
-    _Pickler(out, protocol=5).dump(state)
+class _TooLargeError(Exception):
+    pass
+
+
+class _Bounded(io.BytesIO):
+    """Memory for a copy of a state."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > MAX_FROZEN_BYTES:
+            raise _TooLargeError
+        return super().write(data)
+
+
+def _freeze(state: State) -> tuple[bytes, int] | None:
+    """A copy of a state, compressed (its arrays are sparse), and its size before. None where it would take too much memory."""
+    out = _Bounded()
+    try:
+        _Pickler(out, protocol=5).dump(state)
+    except _TooLargeError:
+        return None
     raw = out.getbuffer()
     return pa.Codec("zstd", 1).compress(raw, asbytes=True), len(raw)
 
