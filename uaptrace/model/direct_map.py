@@ -35,8 +35,8 @@ _MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.C
 _WHOLE: Final = loops.view(np.isin(np.arange(256), (_M2, _G1)).view(np.uint8))
 """By level: a large mapping that is present."""
 _MAX_RANGES: Final = 1024
-MAX_ROWS: Final = 1 << 17
-"""Regions of which single pages are known: 64 MiB of rows, for 256 GiB of memory with absent pages in every 2M."""
+MAX_ROWS: Final = 1 << 20
+"""Regions of which single pages are known: 512 MiB of rows, for 2 TiB of memory with absent pages in every 2M."""
 _MAX_PAGES: Final = 1 << 20
 """Of one record. Programs report longer changes as UNCERTAIN."""
 _PAGES_AT_ONCE: Final = 1 << 22

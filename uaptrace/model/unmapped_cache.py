@@ -77,8 +77,8 @@ _VERDICT_OF: Final = view(_verdicts())
 _ROWS_AT_ONCE: Final = 8192
 _BLOCKS_AT_ONCE: Final = 1024
 """Of at most 1024 pages each."""
-MAX_ROWS: Final = 1 << 17
-"""Regions that are followed: 64 MiB of rows, for 256 GiB of memory with pages of the cache in every 2M."""
+MAX_ROWS: Final = 1 << 20
+"""Regions that are followed: 512 MiB of rows, for 2 TiB of memory with pages of the cache in every 2M."""
 _EVEN: Final = tuple(
     np.uint64(bits)
     for bits in (
