@@ -120,13 +120,21 @@ def answers() -> bool:
     return False
 
 
+def children(pid: int) -> list[int]:
+    """Of a process; not every kernel has a file for them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
 def loader_killed(daemon: Daemon) -> dict[str, Any]:
     """The child that loads dies in the middle."""
     say(f"{daemon.mechanism}: loader killed")
     with subprocess.Popen(daemon.command(Path("/tmp/never"), PORT + 1), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        child = until(lambda: children.read_text().split(), "the loader has begun")[0]
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(until(lambda: children(process.pid), "the loader has begun")[0], signal.SIGKILL)
         words = process.stderr.read() if process.stderr else ""
         status = process.wait(LIMIT_S)
     until(lambda: not programs(), "its programs are gone")

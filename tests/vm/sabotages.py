@@ -107,6 +107,7 @@ def overflow(daemon: Daemon) -> None:
     for _ in range(3):
         daemon.work.secretmem()
     daemon.signal(signal.SIGCONT)
+    daemon.note = f"{daemon.snapshot().loss.events_lost} events lost"
 
 
 def pause(daemon: Daemon) -> None:

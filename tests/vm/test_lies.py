@@ -106,6 +106,14 @@ def test_a_switch_is_named_by_its_file(said: dict[str, Any]) -> None:
     assert str(FTRACE) in seen(said, "ftrace switched off", "kprobe")["readyz"]["body"]
 
 
+@pytest.mark.parametrize("mechanism", ["fentry", "kprobe"])
+def test_the_sabotages_are_real(said: dict[str, Any], mechanism: str) -> None:
+    assert int(seen(said, "ring full", mechanism)["note"].split()[0]) > 100
+    assert "MiB" in seen(said, "memory plugged in", "fentry")["note"]
+    for name in ("CPU offline", "CPU online again", "clock set", "debugfs unmounted", "tracefs unmounted", "addresses hidden"):
+        assert seen(said, name, mechanism)["note"] == "", "the kernel refused it"
+
+
 def test_what_ends_the_daemon_leaves_nothing_and_has_one_line(said: dict[str, Any]) -> None:
     ends = {(end["mechanism"], end["name"]): end for end in said["ends"]}
     assert len(ends) == 6
