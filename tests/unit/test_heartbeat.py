@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.page_table_memory import PFN_MASK
 from tests.unit.scripted_kernel import ScriptedKernel
 from uaptrace.heartbeat import IDLE_TABLES, Heartbeat
 from uaptrace.model.compare import compare
@@ -188,9 +189,25 @@ def test_memory_that_is_taken_out_leaves_the_map(watch: Watch) -> None:
     assert watch.snapshot().exactness.exact, watch.reasons()
 
 
-def test_tables_that_cannot_be_read_end_nothing(watch: Watch) -> None:
+def test_tables_that_cannot_be_read_are_said_to_be_unknown_until_they_can(watch: Watch) -> None:
+    table, index = watch.kernel.memory.table_of(watch.kernel.memory.page_offset + (5 << 21), 21)
+    watch.kernel.memory.gone.add(int(table[index]) & PFN_MASK)
+    watch.beats(SOON_S)
+    assert watch.snapshot().exactness.exact, "nothing changed"
+    watch.state.update(watch.kernel.true_map())
+    watch.settle()
+    assert watch.reasons() == "the page tables of 1 regions of 2 MiB could not be read"
+    watch.beats(SOON_S)
+    assert "could not be read" in watch.reasons()
+    watch.kernel.memory.gone.clear()
+    watch.beats(SOON_S)
+    assert watch.snapshot().exactness.exact, watch.reasons()
+    assert watch.differing() == 0
+
+
+def test_a_map_of_which_nothing_can_be_read_ends_nothing(watch: Watch) -> None:
     table, index = watch.kernel.memory.table_of(watch.kernel.memory.page_offset, 30)
-    watch.kernel.memory.gone.add(int(table[index]) & 0x000FFFFFFFFFF000 & ~(1 << 51))
+    watch.kernel.memory.gone.add(int(table[index]) & PFN_MASK)
     watch.beats(SOON_S)
     watch.kernel.memory.gone.clear()
     watch.kernel.hooked = False

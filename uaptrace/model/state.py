@@ -91,6 +91,8 @@ class KernelState:
         self._cache_differs_ns: int | None = None
         self._cache_reason = ""
         self._infer_handed_out = False
+        self._unreadable: frozenset[int] = frozenset()
+        """2M regions whose page tables could not be read."""
         self._nr_map_readings = 0
         self._nr_complete_readings = 0
         self._nr_cache_readings = 0
@@ -164,6 +166,9 @@ class KernelState:
         if self.direct_map.is_read:
             self._nr_map_readings += 1
         self.direct_map.load(reading)
+        end = reading.first_region + len(reading.levels)
+        kept = () if reading.complete else (r for r in self._unreadable if not reading.first_region <= r < end)
+        self._unreadable = frozenset((*kept, *reading.unreadable))
         self._found_splits.see(self.direct_map.levels, reading.first_region, len(reading.levels))
         if reading.complete:
             self._nr_complete_readings += 1
@@ -309,6 +314,8 @@ class KernelState:
                 reasons.append(f"{number} regions of 2 MiB changed in a way that was not read: they are to be read again")
         if self.direct_map.is_overfull:
             reasons.append(f"more than {MAX_MAP_ROWS} regions of 2 MiB have absent pages: which pages is not followed")
+        if self._unreadable:
+            reasons.append(f"the page tables of {len(self._unreadable)} regions of 2 MiB could not be read")
         if self._start.host.has_series:
             if self.cache.is_overfull:
                 reasons.append(f"the unmapped cache is in more than {MAX_CACHE_ROWS} regions of 2 MiB: its pages are not followed")
