@@ -17,7 +17,7 @@ from tests.unit import view_snapshots as snapshots
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.tui.app import TopApp
-from uaptrace.tui.feed import parse_position
+from uaptrace.tui.feed import FeedEndedError, parse_position
 from uaptrace.tui.panes import LinesScreen, MapPane, OverviewPane, TablePane
 from uaptrace.tui.tables import PROCESSES, splits_table
 
@@ -164,6 +164,28 @@ async def test_exactness_and_its_reason_are_in_the_header_of_every_view() -> Non
             assert "1,234 events were lost" in rows[1]
         feed.snapshot = snapshots.make(62)
         assert "INEXACT" not in await poll(app, pilot)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_loop_that_ended_ends_the_screen_so_that_its_reason_is_read(paused: bool) -> None:
+    feed = ListFeed(snapshots.make(60))
+    app = top(feed)
+    async with running(app) as pilot:
+        if paused:
+            await press(app, pilot, "space")
+        feed.error = FeedEndedError("tracing ended: RuntimeError: the ring is gone")
+        app._poll()
+        await pilot.pause()
+        assert not app.is_running or app._exit
+
+
+async def test_hooks_that_are_silent_are_in_the_header_and_in_trust() -> None:
+    app = top(ListFeed(snapshots.silent(snapshots.make(60))))
+    async with running(app, (120, 60)) as pilot:
+        text = await poll(app, pilot)
+        assert text.splitlines()[0].endswith("! INEXACT")
+        assert "hooks are silent: 1,021 pages changed that none told of" in text
+        assert "hooks were silent 3 times" in text
 
 
 async def test_a_kernel_without_the_series_says_so() -> None:
