@@ -24,7 +24,12 @@ SOON_S = 5.0
 """What is promised."""
 EMULATED_S = 20.0
 """What is allowed where a processor is emulated on a busy machine. The times themselves are in build/vm/lies/result.json."""
-DIMM_BYTES = 256 << 20
+PLUG = (
+    {"execute": "qmp_capabilities"},
+    {"execute": "object-add", "arguments": {"qom-type": "memory-backend-ram", "id": "more", "size": 256 << 20}},
+    {"execute": "device_add", "arguments": {"driver": "pc-dimm", "id": "dimm", "memdev": "more"}},
+)
+"""What QEMU is told; each is answered by a line, after the greeting."""
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -40,9 +45,12 @@ def plugging(monitor: Path, wanted: Path) -> Iterator[None]:
                 return
         with socket.socket(socket.AF_UNIX) as qemu:
             qemu.connect(str(monitor))
-            for line in (f"object_add memory-backend-ram,id=more,size={DIMM_BYTES}", "device_add pc-dimm,id=dimm,memdev=more"):
-                qemu.sendall(f"{line}\n".encode())
-            over.wait()
+            with qemu.makefile("rw") as lines:
+                for command in PLUG:
+                    lines.readline()
+                    lines.write(json.dumps(command) + "\n")
+                    lines.flush()
+                lines.readline()
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -62,7 +70,7 @@ def said() -> dict[str, Any]:
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as sockets, plugging(monitor := Path(sockets, "monitor"), wanted):
         command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", "600"]
-        command += [f"--qemu-opts=-m 2G,slots=1,maxmem=4G -monitor unix:{monitor},server=on,wait=off"]
+        command += [f"--qemu-opts=-m 2G,slots=1,maxmem=4G -qmp unix:{monitor},server=on,wait=off"]
         command += ["--", "env", f"{PLUG_VARIABLE}={wanted}", sys.executable, "-m", "tests.vm.lies", str(out)]
         command += ["--mechanism", "kprobe", "--mechanism", "fentry"]
         with (folder / "log").open("w") as log:
