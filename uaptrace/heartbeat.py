@@ -164,7 +164,7 @@ class Heartbeat:
         for _ in range(_QUIET_TRIES):
             self._take_records()
             reading, quiet = self._source.look(first_region, max_tables, self._direct_map().nr_regions())
-            if quiet and self._direct_map().uncertain_ranges() is None:
+            if quiet and not self._direct_map().is_overfull and self._direct_map().uncertain_ranges() is None:
                 found = changes(self._direct_map(), reading)
                 return reading, found.without(np.array(reading.unreadable, np.int64))
         return None
