@@ -8,6 +8,8 @@ import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_commands
@@ -15,6 +17,8 @@ from uaptrace.model.causes import _of_fallback, _of_symbol, classify
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import Cgroups, Start
 from uaptrace.recording import RecordingWriter
+from uaptrace.recording.messages import MAX_BATCH_BYTES, MAX_ROWS
+from uaptrace.recording.schema import CODE_SYMBOLS, KEY_VERSION, arrow_schema, kind_names
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "hostile").glob("*.rec"))
 OK, BROKEN, REFUSED = 0, 3, 4
@@ -85,3 +89,27 @@ def test_the_cause_takes_time_in_proportion_to_a_name(symbol: str) -> None:
 def causes_anew() -> None:
     _of_symbol.cache_clear()
     _of_fallback.cache_clear()
+
+
+@pytest.mark.parametrize(("nr_rows", "nr_bytes"), [(1, MAX_BATCH_BYTES + 1), (MAX_ROWS + 1, 0)], ids=["bytes", "rows"])
+def test_a_batch_that_becomes_large_is_refused_before_it_does(nr_rows: int, nr_bytes: int, forked: Commands, tmp_path: Path) -> None:
+    path = tmp_path / "large.rec"
+    columns = {name: pa.array(np.zeros(nr_rows, column.type.to_pandas_dtype())) for name, column in number_columns().items()}
+    columns["kind"] = pa.DictionaryArray.from_arrays(pa.array(np.full(nr_rows, CODE_SYMBOLS, np.int16)), pa.array(kind_names()))
+    columns["text"] = pa.array(["{}"] + [None] * (nr_rows - 1), pa.utf8())
+    columns["data"] = pa.array([bytes(nr_bytes)] + [None] * (nr_rows - 1), pa.binary())
+    schema = arrow_schema({KEY_VERSION: b"1"})
+    batch = pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+    with pa.ipc.new_stream(str(path), schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        stream.write_batch(batch)
+    assert path.stat().st_size < 1 << 20
+    for name in ("info", "trace", "top"):
+        ran = forked.run(reading_commands(path, tmp_path)[name])
+        assert ran.status == REFUSED, ran
+        assert "more than" in ran.err, ran
+        assert ran.rss_bytes < 100 << 20, ran
+
+
+def number_columns() -> dict[str, pa.Field]:
+    """The fields of the columns of numbers."""
+    return {field.name: field for field in arrow_schema() if field.name not in ("kind", "text", "data")}

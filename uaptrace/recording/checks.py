@@ -21,6 +21,9 @@ from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT
 from uaptrace.recording import schema
 from uaptrace.units import MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
 
+Data = bytes | memoryview
+"""Bytes of a row, where they lie."""
+
 MAX_NS: Final = 1 << 62
 """146 years: sums of two times still fit into 64 bits."""
 MAX_WALL_S: Final = 2e11
@@ -220,7 +223,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def array(what: str, data: bytes, dtype: Any, number: int, offset: int = 0) -> NDArray[Any]:
+def array(what: str, data: Data, dtype: Any, number: int, offset: int = 0) -> NDArray[Any]:
     """``number`` elements of a row's bytes."""
     wanted = np.dtype(dtype)
     if offset + number * wanted.itemsize > len(data):

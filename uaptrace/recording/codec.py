@@ -33,6 +33,7 @@ from uaptrace.recording.checks import (
     MAX_TGID,
     MAX_WALL_S,
     BadValueError,
+    Data,
     Said,
     array,
     check_blocks,
@@ -135,7 +136,7 @@ def encode(update: Update) -> EncodedUpdate:
             raise TypeError(f"{type(update).__name__} is not encoded as one row")
 
 
-def decode(code: int, text: str, data: bytes) -> Update:
+def decode(code: int, text: str, data: Data) -> Update:
     """The update of a row. BadValueError where the row does not say what its kind promises."""
     what = schema.UPDATE_NAMES[code]
     return _DECODERS[code](Said(what, parse_json(text, what)), data)
@@ -171,7 +172,7 @@ def _pack_pages(pages: NDArray[np.uint8]) -> tuple[bytes, int]:
     return packed.tobytes(), 2
 
 
-def _unpack_pages(what: str, raw: bytes, offset: int, nr_regions: int, bits: int) -> NDArray[np.uint8]:
+def _unpack_pages(what: str, raw: Data, offset: int, nr_regions: int, bits: int) -> NDArray[np.uint8]:
     nr_pages = nr_regions * PAGES_PER_2M
     if bits == 8:
         pages: NDArray[np.uint8] = array(what, raw, np.uint8, nr_pages, offset).copy()
@@ -186,7 +187,7 @@ def _unpack_pages(what: str, raw: bytes, offset: int, nr_regions: int, bits: int
     return pages.reshape(nr_regions, PAGES_PER_2M)
 
 
-def _start(said: Said, data: bytes) -> Start:
+def _start(said: Said, data: Data) -> Start:
     """Keys that a later version added are left out; of those that an earlier one lacked, the default holds."""
     return Start(
         host=_host(said.part("host")),
@@ -237,7 +238,7 @@ _NOT_NEEDED: Final = (
 )
 
 
-def _map_reading(said: Said, data: bytes) -> MapReading:
+def _map_reading(said: Said, data: Data) -> MapReading:
     nr_regions, nr_split = said.integer("nr_regions", MAX_REGIONS), said.integer("nr_split_regions", MAX_REGIONS)
     first, complete = said.integer("first_region", MAX_REGIONS), said.flag("complete")
     levels = array(said.what, data, np.uint8, nr_regions).copy()
@@ -255,7 +256,7 @@ def _map_reading(said: Said, data: bytes) -> MapReading:
     )
 
 
-def _cache_reading(said: Said, data: bytes) -> CacheReading:
+def _cache_reading(said: Said, data: Data) -> CacheReading:
     nr_blocks = said.integer("nr_blocks", MAX_PFN)
     pfns = array(said.what, data, "<i8", nr_blocks).astype(np.int64)
     orders = array(said.what, data, np.uint8, nr_blocks, 8 * nr_blocks).copy()
@@ -272,7 +273,7 @@ def _cache_reading(said: Said, data: bytes) -> CacheReading:
     )
 
 
-def _counters_reading(said: Said, data: bytes) -> CountersReading:
+def _counters_reading(said: Said, data: Data) -> CountersReading:
     words = array(said.what, data, "<u8", len(data) // 8).astype(np.uint64)
     check_words(said.what, words)
     bits = said.part("pageblock_bits")
@@ -299,17 +300,17 @@ def _levels_in(said: Said, name: str) -> MappingProxyType[Level, int] | None:
     return None if found is None else MappingProxyType(found)
 
 
-def _symbols(said: Said, data: bytes) -> Symbols:
+def _symbols(said: Said, data: Data) -> Symbols:
     numbered = said.numbered(MAX_ADDRESS, 16, limit=MAX_NAMES)
     return Symbols(MappingProxyType({address: said.text(key, MAX_SYMBOL) for address, key in numbered}))
 
 
-def _cgroups(said: Said, data: bytes) -> Cgroups:
+def _cgroups(said: Said, data: Data) -> Cgroups:
     numbered = said.numbered(MAX_ADDRESS, limit=MAX_NAMES)
     return Cgroups(MappingProxyType({id_: said.text(key, MAX_PATH) for id_, key in numbered}))
 
 
-_DECODERS: Final[Mapping[int, Callable[[Said, bytes], Update]]] = MappingProxyType(
+_DECODERS: Final[Mapping[int, Callable[[Said, Data], Update]]] = MappingProxyType(
     {
         schema.CODE_START: _start,
         schema.CODE_MAP_READING: _map_reading,

@@ -8,6 +8,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,13 @@ import pyarrow as pa
 
 from uaptrace.errors import RecordingError
 from uaptrace.recording import schema
+from uaptrace.recording.checks import BadValueError
+from uaptrace.recording.errors import not_usable
+from uaptrace.recording.messages import CONTINUATION, PREFIX, parse_head
 from uaptrace.recording.parts import existing_parts
 
-CONTINUATION: Final = 0xFFFFFFFF
-_PREFIX: Final = struct.Struct("<II")
+_READ_AHEAD: Final = 1 << 14
+"""Bytes of a message that are looked at: all of one for a quiet second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class BatchStream:
         if self.size_bytes == 0:
             raise RecordingError(f"{self.path}: empty file, not a recording")
         prefix = bytes(self._file.read(8))
-        mark, length = _PREFIX.unpack(prefix) if len(prefix) == 8 else (CONTINUATION, self.size_bytes)
+        mark, length = PREFIX.unpack(prefix) if len(prefix) == 8 else (CONTINUATION, self.size_bytes)
         if mark != CONTINUATION or length in (0, CONTINUATION):
             raise RecordingError(f"{self.path}: not a recording of uaptrace")
         if length > self.size_bytes - 8:
@@ -115,12 +119,15 @@ class BatchStream:
         if len(prefix) < 8:
             self.tail = Tail(False, left, "cut off")
             return None
-        mark, length = _PREFIX.unpack(prefix)
+        mark, length = PREFIX.unpack(prefix)
         if mark == CONTINUATION and length == 0:
             self.tail = Tail(True, left - 8, "" if left == 8 else "bytes after the end mark")
             return None
         if mark != CONTINUATION or length > left - 8:
             self.tail = Tail(False, left, "cut off" if mark == CONTINUATION else f"damaged at byte {begin}")
+            return None
+        if not self._is_whole(begin):
+            self.tail = Tail(False, left, "cut off")
             return None
         self._file.seek(begin)
         try:
@@ -132,62 +139,33 @@ class BatchStream:
         self._has_dictionaries = True
         return batch
 
+    def _is_whole(self, begin: int) -> bool:
+        """Look at the messages up to the next batch (a dictionary comes before it): Arrow takes as much memory as they say.
 
-def scan(path: Path) -> list[tuple[int, int]]:
-    """Offset and number of rows of every whole batch, from the heads of the messages alone: 50 microseconds for each, whatever its size.
-
-    It stops where the file ends or is damaged; empty where there is nothing to read.
-    """
-    found: list[tuple[int, int]] = []
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        offset = 0
-        while offset + 8 <= size:
-            file.seek(offset)
-            mark, length = _PREFIX.unpack(file.read(8))
-            if mark != CONTINUATION or length == 0 or offset + 8 + length > size:
-                break
+        RecordingError where that is more than any writer makes. What does not fit is left to Arrow, which says what is wrong with it.
+        """
+        at = begin
+        while True:
+            self._file.seek(at)
+            raw = bytes(self._file.read(_READ_AHEAD))
+            mark, length = PREFIX.unpack_from(raw) if len(raw) >= PREFIX.size else (0, 0)
+            if mark != CONTINUATION or not 0 < length <= self.size_bytes - at - PREFIX.size:
+                return True
+            if PREFIX.size + length > len(raw):
+                raw += bytes(self._file.read(PREFIX.size + length - len(raw)))
             try:
-                is_batch, nr_rows, body = _message_head(file.read(length))
+                head = parse_head(raw[PREFIX.size : PREFIX.size + length])
+                if head.end > self.size_bytes - at:
+                    return False
+                head.check(raw, partial(self._read_at, at))
             except struct.error:
-                break
-            end = offset + 8 + length + body
-            if body < 0 or end > size:
-                break
-            if is_batch:
-                found.append((offset, nr_rows))
-            offset = end
-    return found
+                return True
+            except BadValueError as error:
+                raise not_usable(self.path, error, at) from None
+            if not head.is_dictionary:
+                return True
+            at += head.end
 
-
-_HEADER_RECORD_BATCH: Final = 3
-
-
-def _message_head(raw: bytes) -> tuple[bool, int, int]:
-    """Whether a message is a record batch, its rows, and the length of its body.
-
-    The Flatbuffers tables are those of the Arrow format's Message.fbs: Message {version, header_type, header, bodyLength},
-    RecordBatch {length, ...}. struct.error where they do not fit.
-    """
-    message = struct.unpack_from("<I", raw, 0)[0]
-    type_at, header_at, body_at = (_flat_field(raw, message, i) for i in (1, 2, 3))
-    header_type = struct.unpack_from("<B", raw, type_at)[0] if type_at else 0
-    body = struct.unpack_from("<q", raw, body_at)[0] if body_at else 0
-    nr_rows = 0
-    if header_type == _HEADER_RECORD_BATCH and header_at:
-        table = header_at + struct.unpack_from("<I", raw, header_at)[0]
-        rows_at = _flat_field(raw, table, 0)
-        nr_rows = struct.unpack_from("<q", raw, rows_at)[0] if rows_at else 0
-    return header_type == _HEADER_RECORD_BATCH, nr_rows, body
-
-
-def _flat_field(raw: bytes, table: int, number: int) -> int:
-    """Where a field of a Flatbuffers table is, 0 where it has its default."""
-    vtable = table - struct.unpack_from("<i", raw, table)[0]
-    if vtable < 0:
-        raise struct.error("no table")
-    size = struct.unpack_from("<H", raw, vtable)[0]
-    if 4 + 2 * number >= size:
-        return 0
-    offset = struct.unpack_from("<H", raw, vtable + 4 + 2 * number)[0]
-    return table + offset if offset else 0
+    def _read_at(self, message: int, offset: int, length: int) -> bytes:
+        self._file.seek(message + offset)
+        return bytes(self._file.read(length))

@@ -60,10 +60,10 @@ class Rows:
                 records = self._records() if records is None else records
                 yield Records(records[begin:row])
             if row < self.nr_rows:
-                text, data = self._text[row].as_py(), self._data[row].as_py()
+                text, data = self._text[row].as_py(), self._data[row].as_buffer()
                 if text is None or data is None:
                     raise BadValueError(f"row {row}: {schema.UPDATE_NAMES[int(self.codes[row])]} says nothing")
-                yield decode(int(self.codes[row]), text, data)
+                yield decode(int(self.codes[row]), text, memoryview(data))
             begin = row + 1
 
     def _value(self, column: str, row: int) -> int:

@@ -26,8 +26,8 @@ from uaptrace.errors import RecordingError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
 from uaptrace.recording.errors import usable
+from uaptrace.recording.messages import scan
 from uaptrace.recording.reader import Chain, Place, open_parts, read_updates
-from uaptrace.recording.stream import scan
 
 MAX_CHECKPOINTS: Final = 24
 MAX_FROZEN_BYTES: Final = 128 << 20
