@@ -2,11 +2,18 @@
 """The one part that setup.cfg cannot say: the modules whose loops are compiled where there is a C compiler.
 
 Without one the installation goes on, and they run as Python, more slowly and with the same results.
+
+``UAPTRACE_BOUNDSCHECK=1 python setup.py build_ext --build-lib DIRECTORY`` compiles them so that an index outside of its array is an
+exception: for fuzzing (tests/fuzz).
 """
 
 from __future__ import annotations
 
+import os
+
 from setuptools import Extension, setup
+
+CHECKED = os.environ.get("UAPTRACE_BOUNDSCHECK") == "1"
 
 try:
     from Cython.Build import cythonize
@@ -19,12 +26,12 @@ else:
             Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"]),
             Extension("uaptrace.sources.headers", ["uaptrace/sources/headers.py"]),
         ],
-        build_dir="build",
+        build_dir="build/checked-source" if CHECKED else "build",
         compiler_directives={
             "language_level": 3,
-            "boundscheck": False,
+            "boundscheck": CHECKED,
             "wraparound": False,
-            "initializedcheck": False,
+            "initializedcheck": CHECKED,
             "cdivision": True,
             "annotation_typing": False,
         },

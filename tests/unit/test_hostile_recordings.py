@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import timeit
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_commands
+from uaptrace.errors import RecordingError
 from uaptrace.model.causes import _of_fallback, _of_symbol, classify
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import Cgroups, Start
 from uaptrace.recording import RecordingWriter
 from uaptrace.recording.messages import MAX_BATCH_BYTES, MAX_ROWS
 from uaptrace.recording.schema import CODE_SYMBOLS, KEY_VERSION, arrow_schema, kind_names
+from uaptrace.sources.replay import ReplaySource
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "hostile").glob("*.rec"))
 OK, BROKEN, REFUSED = 0, 3, 4
@@ -65,6 +68,7 @@ def test_all_the_recordings_are_there() -> None:
     assert {path.name for path in RECORDINGS} >= SOUND
 
 
+@pytest.mark.slow
 def test_a_recording_may_have_more_parts_than_a_process_may_open_files(forked: Commands, tmp_path: Path) -> None:
     path = tmp_path / "many.rec"
     with RecordingWriter(path, max_bytes=1, sync=False) as writer:
@@ -113,3 +117,14 @@ def test_a_batch_that_becomes_large_is_refused_before_it_does(nr_rows: int, nr_b
 def number_columns() -> dict[str, pa.Field]:
     """The fields of the columns of numbers."""
     return {field.name: field for field in arrow_schema() if field.name not in ("kind", "text", "data")}
+
+
+def test_a_recording_that_cannot_be_played_on_says_so_each_time_it_is_asked() -> None:
+    """A screen asks again: it must not be shown a state that lacks what was refused."""
+    with contextlib.closing(ReplaySource(RECORDINGS[0], None, budget_s=None)) as source:
+        for _ in range(3):
+            with pytest.raises(RecordingError, match="order 30"):
+                source.latest()
+        source.pause()
+        source.jump(0.0)
+        assert source.latest() is not None

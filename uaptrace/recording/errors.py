@@ -38,5 +38,7 @@ def usable(path: str | os.PathLike[str], offset: int | None = None) -> Iterator[
     """
     try:
         yield
+    except BadValueError as error:
+        raise not_usable(path, error, offset) from None
     except BY_DATA as error:
         raise not_usable(path, error, offset) from error

@@ -25,6 +25,11 @@ DECODERS: Final[Mapping[int, Callable[[pa.RecordBatch], version1.Rows]]] = Mappi
 """How the batches of each version become rows. Entries are added, never removed: old recordings stay readable."""
 
 
+_MAX_NAME: Final = 256
+"""Bytes that are shown of what the head of a file says."""
+_MAX_DIGITS: Final = 9
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
     """One batch of a file: where it begins and ends, and its rows."""
@@ -43,13 +48,13 @@ class RecordingFile:
         self._tail: Tail | None = None
         said = self._stream.schema.metadata
         self.size_bytes: Final = self._stream.size_bytes
-        self.writer: Final = said.get(schema.KEY_WRITER, b"").decode(errors="replace")
-        self.id: Final = said.get(schema.KEY_ID, b"").decode(errors="replace")
+        self.writer: Final = said.get(schema.KEY_WRITER, b"")[:_MAX_NAME].decode(errors="replace")
+        self.id: Final = said.get(schema.KEY_ID, b"")[:_MAX_NAME].decode(errors="replace")
         self.version: Final = _number(said[schema.KEY_VERSION])
         self.part: Final = max(_number(said.get(schema.KEY_PART, b"0")), 0)
         if self.version not in DECODERS:
             readable = ", ".join(str(v) for v in DECODERS)
-            said_version = said[schema.KEY_VERSION].decode(errors="replace")
+            said_version = said[schema.KEY_VERSION][:_MAX_NAME].decode(errors="replace")
             raise RecordingError(
                 f"{self.path}: recording of version {said_version}, written by {self.writer or 'an unknown writer'}; "
                 f"this uaptrace reads version {readable}: use a newer one"
@@ -236,7 +241,5 @@ class Rebase:
 
 
 def _number(said: bytes) -> int:
-    try:
-        return int(said)
-    except ValueError:
-        return -1
+    """-1 where it is none."""
+    return int(said) if said.isdigit() and len(said) <= _MAX_DIGITS else -1

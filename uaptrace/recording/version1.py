@@ -30,8 +30,8 @@ class Rows:
         self._data = batch.column("data")
         self.nr_rows = int(batch.num_rows)
         self.codes: NDArray[np.int16] = _numbers(batch.column("kind").indices, np.int16)
-        self._batch = batch
-        check_rows(self.codes, self.time_ns, _numbers(batch.column("order"), np.uint8))
+        self._columns = {column.name: _numbers(batch.column(column.name), column.dtype) for column in schema.COLUMNS}
+        check_rows(self.codes, self.time_ns, self._columns["order"])
         self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
         if len(self._update_rows) or np.isin(self.codes, (Kind.TASK, Kind.STACK)).any():
             # The offsets of strings come from the file: an unchecked one would be read outside the buffer. Most batches have
@@ -49,7 +49,7 @@ class Rows:
     @property
     def time_ns(self) -> NDArray[np.uint64]:
         """Times of all rows."""
-        return _numbers(self._batch.column("time_ns"), np.uint64)
+        return self._columns["time_ns"]
 
     def updates(self, skip: int = 0) -> Iterator[Update]:
         """Updates in order, without the first ``skip`` rows. Neighbouring records are one Records."""
@@ -67,14 +67,14 @@ class Rows:
             begin = row + 1
 
     def _value(self, column: str, row: int) -> int:
-        return int(self._batch.column(column)[row].as_py())
+        return int(self._columns[column][row])
 
     def _records(self) -> Batch:
         records = np.empty(self.nr_rows, RECORD)
         # Codes of other updates wrap to some byte here; those rows are never handed out.
         records["kind"] = self.codes.astype(np.uint8)
-        for column in schema.COLUMNS:
-            records[column.name] = _numbers(self._batch.column(column.name), column.dtype)
+        for name, column in self._columns.items():
+            records[name] = column
         for kind, names in ((Kind.TASK, TASK_COLUMNS), (Kind.STACK, STACK_COLUMNS)):
             rows = np.flatnonzero(self.codes == kind)
             if not len(rows):

@@ -214,10 +214,6 @@ class ReplaySource:
 
     def _play(self) -> bool:
         """Go to the target; False where the time was not enough."""
-        with usable(self.path):
-            return self._play_on()
-
-    def _play_on(self) -> bool:
         if self._player.beyond(self._target_ns) or self._next_checkpoint_is_nearer():
             self._resume()
         until_s = math.inf if self._budget_s is None else self._clock() + self._budget_s
@@ -309,6 +305,9 @@ class _Player:
         self.rows = rows
         self.place: Place | None = place
         """Where the next batch is; None inside of a batch."""
+        self._path = chain.files[0].path
+        self._failed: RecordingError | None = None
+        self._failed_ns = 0
         self._batches = chain.batches(place)
         self._updates: Iterator[Update] = iter(())
         self._after: Place = place
@@ -316,11 +315,24 @@ class _Player:
         self._waiting: Update | None = None
 
     def beyond(self, time_ns: int) -> bool:
-        """Something later than ``time_ns`` was played already."""
-        return self.reached_ns > time_ns
+        """Something later than ``time_ns`` was played already, or could not be."""
+        return self.reached_ns > time_ns or (self._failed is not None and self._failed_ns > time_ns)
 
     def play_batch(self, until_ns: int) -> bool:
-        """Play what is left of one batch; True where the next thing is later than ``until_ns``, or there is none."""
+        """Play what is left of one batch; True where the next thing is later than ``until_ns``, or there is none.
+
+        RecordingError where that cannot be played, now and from then on: what follows would be played into a state that lacks it.
+        """
+        if self._failed is not None:
+            raise self._failed
+        try:
+            with usable(self._path):
+                return self._play_batch(until_ns)
+        except RecordingError as error:
+            self._failed, self._failed_ns = error, until_ns
+            raise
+
+    def _play_batch(self, until_ns: int) -> bool:
         if self.place is not None and not self._next_batch():
             return True
         while True:
