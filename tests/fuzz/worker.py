@@ -24,8 +24,9 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 CHECKED: Final = ROOT / "build" / "checked"
-ADDRESS_SPACE_BYTES: Final = 4 << 30
-"""A sparse map of 128 TiB takes 1.5 GiB of addresses, and hardly any memory."""
+ADDRESS_SPACE_BYTES: Final = 16 << 30
+"""So that what takes too much fails here, and not the machine. Addresses are not memory: a sparse map of 128 TiB takes 1.5 GiB of
+them and a few pages. Who started this holds the memory against a limit of its own."""
 SLOW_S: Final = 5.0
 
 
