@@ -91,6 +91,18 @@ def test_a_known_cause_is_named_and_everything_is_read_again_when_it_ends(silenc
     assert state.snapshot(10**12, 0.0).silence.found[silence] == 1
 
 
+def test_splits_that_were_missed_for_a_known_cause_are_no_news_when_it_has_ended() -> None:
+    state = state_of()
+    state.update(reading(2 * SECOND, 0, 0, hooks_off={Silence.FTRACE_OFF.value: "where it shows"}))
+    state.update(reading(3 * SECOND, 5, 0, hooks_off={Silence.FTRACE_OFF.value: "where it shows"}))
+    for second in range(4, 9):
+        state.update(reading(second * SECOND, 5, 0))
+    assert reasons(state) == ""
+    state.update(reading(9 * SECOND, 6, 0))
+    state.update(reading(11 * SECOND, 6, 0))
+    assert "the kernel counted 1 splits that none told of" in reasons(state)
+
+
 def test_a_cause_that_this_version_does_not_know_is_named_as_it_is() -> None:
     """A recording of a later version."""
     state = state_of()

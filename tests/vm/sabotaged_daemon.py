@@ -30,7 +30,8 @@ LIMIT_S: Final = 120.0
 """How long anything is waited for: emulation on a busy machine is slow. What the label took is in the result."""
 NR_PAGES: Final = 521
 """More than a chunk of the cache: each row makes the kernel unmap something."""
-RING: Final = "32K"
+RING: Final = "256K"
+"""Room for 4,096 records: enough for one row's work, and not for six."""
 PTDUMP: Final = Path("/sys/kernel/debug/page_tables/kernel")
 _PIDFD_OPEN, _PIDFD_GETFD, _MEMFD_SECRET = 434, 438, 447
 libc = ctypes.CDLL(None, use_errno=True)

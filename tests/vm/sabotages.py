@@ -104,7 +104,7 @@ def detach_links(daemon: Daemon) -> None:
 def overflow(daemon: Daemon) -> None:
     """Nobody takes records out while more come than there is room for."""
     daemon.signal(signal.SIGSTOP)
-    for _ in range(3):
+    for _ in range(6):
         daemon.work.secretmem()
     daemon.signal(signal.SIGCONT)
     daemon.note = f"{daemon.snapshot().loss.events_lost} events lost"
@@ -173,7 +173,8 @@ SABOTAGES: Final = (
     Sabotage("kprobes switched off, with fentry", write(KPROBES, "0"), write(KPROBES, "1"), mechanisms=("fentry",)),
     Sabotage("ftrace switched off", write(FTRACE, "0"), write(FTRACE, "1"), SILENT + "ftrace is switched off", ("kprobe",)),
     Sabotage("ftrace switched off, with fentry", write(FTRACE, "0"), write(FTRACE, "1"), mechanisms=("fentry",)),
-    Sabotage("perf events disabled", perf_events(_PERF_DISABLE), perf_events(_PERF_ENABLE), SILENT, ("kprobe",)),
+    # The kernel calls the programs of a kprobe's event all the same.
+    Sabotage("perf events disabled", perf_events(_PERF_DISABLE), perf_events(_PERF_ENABLE), mechanisms=("kprobe",)),
     Sabotage("links detached by bpftool", detach_links),
     Sabotage("consumer stopped and continued", pause),
     Sabotage("ring full", overflow),

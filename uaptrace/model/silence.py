@@ -78,14 +78,15 @@ class Silences:
         ended = bool(self._off.keys() - reading.hooks_off.keys())
         self._off = reading.hooks_off
         pages = max(0, reading.unseen_pages - self._unseen_pages)
-        splits = self._splits.take(reading, excused)
         self._unseen_pages += pages
-        if not self._off:
-            # With a cause that is known, the label ends with the cause.
-            if pages:
-                self._find(Silence.UNSEEN_PAGES, self._proofs)
-            if splits:
-                self._find(Silence.UNSEEN_SPLITS, (_SPLIT_COUNTERS,))
+        if self._off or ended:
+            # With a cause that is known, the label ends with the cause: what was missed meanwhile is no news afterwards.
+            self._splits.begin_again()
+        splits = self._splits.take(reading, excused)
+        if pages and not self._off:
+            self._find(Silence.UNSEEN_PAGES, self._proofs)
+        if splits:
+            self._find(Silence.UNSEEN_SPLITS, (_SPLIT_COUNTERS,))
         if pages:
             return "pages changed that no hook told of"
         if splits:
@@ -151,6 +152,10 @@ class _UncountedSplits:
     @property
     def is_waiting(self) -> bool:
         return self._since_ns is not None
+
+    def begin_again(self) -> None:
+        """What was missed until the next reading does not count."""
+        self._base, self._since_ns = None, None
 
     def take(self, reading: CountersReading, excused: int) -> int:
         """Splits that are now known to have been missed, beyond those known before."""
