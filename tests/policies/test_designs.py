@@ -6,10 +6,12 @@ In 1 GiB that is all free and mapped by one 1G entry, the page allocator hands o
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.policies.build import GIGA, SMALL, figures, first_page, memory_of, run
-from uaptrace.policies.layout import Count, Design, RequestFlag
+from uaptrace.policies.layout import MOVABLE, Count, Design, RequestFlag
+from uaptrace.policies.memory import Memory
 from uaptrace.policies.requests import RequestBuilder
 from uaptrace.units import Level
 
@@ -313,3 +315,27 @@ def test_a_free_of_what_was_never_had_is_left_out(design: Design) -> None:
     assert figures(s)["failed"] == 1
     assert s.count(Count.OUTSIDE) == 1
     assert s.count(Count.HELD_PAGES_NOW) == 0
+
+
+def test_a_map_that_ends_within_a_1g_entry_is_split_as_far_as_it_goes() -> None:
+    """The compiled loops check no index: what follows the array would be written to."""
+    level = np.full(512 + 2, Level.G1, np.uint8)
+    memory = Memory(level, np.zeros(0, np.int64), np.zeros(0, np.int64), np.full(len(level), MOVABLE, np.uint8), 0.0)
+    builder = RequestBuilder()
+    builder.change_range(512 * 512 + 7, 1)
+    simulation = run(Design.NONE, builder, memory)
+    assert simulation.state.level[510:].tolist() == [Level.G1, Level.G1, Level.K4, Level.M2]
+    counts = (Count.REGIONS_1G_NOW, Count.REGIONS_2M_NOW, Count.REGIONS_4K_NOW)
+    assert [simulation.count(what) for what in counts] == [512, 1, 1]
+
+
+def test_regions_that_are_changed_as_a_whole_again_and_again_are_counted_once() -> None:
+    builder = RequestBuilder()
+    for absent in (True, True, False, True):
+        builder.change_range(0, 1 << 18, absent=absent, restore=not absent)
+    builder.change_range(5, 1, restore=True)
+    builder.change_range(0, 512, absent=True)
+    simulation = run(Design.NONE, builder, GIGA)
+    assert simulation.count(Count.PAGES_CHANGED) == 3 * (1 << 18) + 2
+    assert simulation.count(Count.CHANGED_PAGES_NOW) == 1 << 18
+    assert simulation.state.changed.all()

@@ -124,3 +124,12 @@ def test_random_numbers_are_splitmix64s() -> None:
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
         words.append(z ^ (z >> 31))
     assert random_words(1234567, "", 3).tolist() == words == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_a_recorded_map_beyond_the_engine_s_numbers_is_refused() -> None:
+    """It numbers pages by 32 bits."""
+    levels = np.zeros((1 << 21) + 2, np.uint8)
+    levels[:8] = Level.M2
+    options = {"size_bytes": None, "host_bytes": 16 << 20, "fragmentation": 0.0, "default_fragmentation": 0.3, "keep_map": True, "seed": 1}
+    with pytest.raises(UsageError, match="--memory"):
+        recorded_memory(levels, "", **options)  # type: ignore[arg-type]

@@ -148,3 +148,18 @@ def test_any_records_make_requests_that_any_design_survives(rows: list[dict[str,
     simulation = Simulation(design, r, GIGA)
     simulation.run()
     assert simulation.position == len(r)
+
+
+def test_records_of_pages_that_cannot_be_are_left_out_and_counted() -> None:
+    far = ({"kind": Kind.SET_DIRECT_MAP, "pfn": pfn, "nr_pages": 1, "flags": Flag.INVALID} for pfn in (1 << 35, 1 << 62, (1 << 64) - 1))
+    large = {"kind": Kind.CPA, "pfn": 0, "nr_pages": (1 << 32) - 1, "after": Mapping.K4}
+    good = {"kind": Kind.SET_DIRECT_MAP, "pfn": 5, "nr_pages": 1, "flags": Flag.INVALID}
+    requests = requests_from_updates([Records(batch(*far, large, {"kind": Kind.ALLOC, "pfn": 0, "order": 11}, good))])
+    assert requests.skipped == 5
+    assert requests.pfn.tolist() == [5]
+
+
+def test_refills_that_were_undone_are_not_the_kernel_s_chunks() -> None:
+    taken = [{"kind": Kind.REFILL, "pfn": pfn, "order": 9} for pfn in (0, 512, 0)]
+    undone = [{"kind": Kind.REFILL_UNDONE, "pfn": pfn, "order": 9} for pfn in (0, 77)]
+    assert requests_from_updates([Records(batch(*taken, *undone))]).refills == ((512, 9), (0, 9))
