@@ -179,3 +179,13 @@ def test_a_sparse_address_space_takes_memory_for_what_is_mapped() -> None:
     read()
     resident = [array for array in (state.direct_map.levels, state.direct_map._was_split, state.direct_map._was_absent) if array.any()]
     assert all(int(np.count_nonzero(array)) <= 8 for array in resident)
+
+
+def test_a_record_far_beyond_the_map_makes_no_table_of_all_in_between() -> None:
+    state = traced(64, has_series=False)
+    ring = Ring().unmap(((1 << 26) - 1) * PAGES_PER_2M).unmap(5)
+    state.update(ring.take())
+    assert len(state.direct_map.levels) < 1 << 20
+    assert state.needs_map_reading == "all"
+    assert state.direct_map.figures().absent_pages[Level.K4] == 1
+    assert state.snapshot(SECOND_NS, 0.0).loss.decode_errors == 0

@@ -35,6 +35,8 @@ _MAP_KINDS: Final = kind_set(KindCode.SPLIT, KindCode.SET_DIRECT_MAP, KindCode.C
 _WHOLE: Final = loops.view(np.isin(np.arange(256), (_M2, _G1)).view(np.uint8))
 """By level: a large mapping that is present."""
 _MAX_RANGES: Final = 1024
+_MIN_REACH: Final = 1 << 22
+"""8 TiB."""
 MAX_ROWS: Final = 1 << 20
 """Regions of which single pages are known: 512 MiB of rows, for 2 TiB of memory with absent pages in every 2M."""
 _MAX_PAGES: Final = 1 << 20
@@ -80,6 +82,9 @@ class DirectMap:
         self._any_uncertain = False
         self._all_uncertain_ns: int | None = None
         self._read_end_ns = 0
+        self._reach = _MIN_REACH
+        """Regions to which records are applied. Of one beyond, where no memory was, only a reading tells: a table for all in between
+        would be made for it."""
         self._slot_absent: NDArray[np.int16] = np.zeros(self.rows.capacity, np.int16)
         self._slot_present: NDArray[np.int16] = np.zeros(self.rows.capacity, np.int16)
         self._figures: MapFigures | None = None
@@ -133,6 +138,7 @@ class DirectMap:
         self._settle(span, reading.begin_ns)
         if reading.complete:
             self.is_read = True
+            self._reach = max(_MIN_REACH, 2 * (first + n))
             self._settle(slice(None), reading.begin_ns)
             if self._all_uncertain_ns is not None and self._all_uncertain_ns <= reading.begin_ns:
                 self._all_uncertain_ns = None
@@ -452,6 +458,10 @@ class DirectMap:
             good = (nr_pages <= _MAX_PAGES) & (pfn >= 0) & (pfn >> PMD_ORDER < MAX_REGIONS)
             self.bad_records += int(len(index) - good.sum())
             index, pfn, nr_pages = index[good], pfn[good], nr_pages[good]
+        if len(index) and int(pfn.max()) >> PMD_ORDER >= self._reach:
+            near = pfn >> PMD_ORDER < self._reach
+            self.doubt_all(int(columns.of("time_ns", index[~near]).max()))
+            index, pfn, nr_pages = index[near], pfn[near], nr_pages[near]
         if len(index):
             self._cover((int((pfn + nr_pages).max()) >> PMD_ORDER) + 1)
         return index
@@ -620,7 +630,11 @@ class DirectMap:
         self.figures()
         n = self.nr_regions()
         level = (self.levels[:n] & LEVEL_MASK).astype(np.uint8)
-        absent = np.where(self.levels[:n] & LARGE_ABSENT, PAGES_PER_2M, self._slot_absent[self.rows.slot[:n]]).astype(np.uint16)
+        absent = np.zeros(n, np.uint16)
+        slots = np.flatnonzero(self.rows.region_of[1 : self.rows.nr_slots] >= 0) + 1
+        regions = self.rows.region_of[slots]
+        absent[regions[regions < n]] = self._slot_absent[slots[regions < n]]
+        absent[np.flatnonzero(self.levels[:n] & LARGE_ABSENT)] = PAGES_PER_2M
         cached = np.zeros(n, np.uint16)
         inside = cached_regions < n
         cached[cached_regions[inside]] = nr_cached[inside]
