@@ -81,15 +81,15 @@ def figures(table: RegionTable, ranges: Sequence[NamedRange] = ()) -> MapFigures
     Stranded: mapped by 4K entries, none absent, and split while it was watched.
     """
     chosen = select(table, ranges)
-    absent = np.where(chosen, table.nr_absent, 0).astype(np.int64)
+    absent = np.where(chosen, table.nr_absent, 0)
     present = {}
     for level in (Level.K4, Level.M2, Level.G1):
         of_level = chosen & (table.level == level)
-        present[level] = (int(np.count_nonzero(of_level)) * PAGES_PER_2M - int(absent[of_level].sum())) * PAGE_SIZE
+        present[level] = (int(np.count_nonzero(of_level)) * PAGES_PER_2M - int(absent[of_level].sum(dtype=np.int64))) * PAGE_SIZE
     touched = absent > 0
     intact = chosen & (table.level >= Level.M2) & ~touched
     split = chosen & (table.level == Level.K4)
-    nr_absent = int(absent.sum())
+    nr_absent = int(absent.sum(dtype=np.int64))
     return MapFigures(
         total_bytes=int(np.count_nonzero(chosen)) * PAGES_PER_2M * PAGE_SIZE,
         present_bytes=present,
@@ -172,15 +172,12 @@ class Row:
 def rows(grid: Cells, per_row: int) -> list[Row]:
     """Rows of ``per_row`` cells; rows without any memory are folded, those before the first and after the last left out."""
     out: list[Row] = []
-    empty = 0
-    for start in range(0, len(grid), per_row):
-        if not grid.level[start : start + per_row].any():
-            empty += 1
-            continue
-        if empty and out:
-            out.append(Row(start - empty * per_row, empty))
-        empty = 0
-        out.append(Row(start))
+    padded = np.pad(grid.level, (0, -len(grid) % per_row)).reshape(-1, per_row)
+    for row in np.flatnonzero(padded.any(axis=1)).tolist():
+        next_row = (out[-1].start // per_row) + 1 if out else row
+        if row > next_row:
+            out.append(Row(next_row * per_row, row - next_row))
+        out.append(Row(row * per_row))
     return out
 
 
@@ -267,12 +264,15 @@ def ranges_of(table: RegionTable, ranges: Sequence[NamedRange] = ()) -> list[dic
     chosen = select(table, ranges)
     if not chosen.any():
         return []
-    key = np.stack([np.where(chosen, table.level, 0), table.nr_absent, table.nr_cached, table.was_split]).astype(np.int32)
-    starts = np.concatenate(([0], np.flatnonzero((key[:, 1:] != key[:, :-1]).any(axis=0)) + 1))
-    ends = np.append(starts[1:], key.shape[1])
+    columns = (np.where(chosen, table.level, 0), table.nr_absent, table.nr_cached, table.was_split)
+    differs = np.zeros(max(len(chosen) - 1, 0), np.bool_)
+    for column in columns:
+        differs |= column[1:] != column[:-1]
+    starts = np.concatenate(([0], np.flatnonzero(differs) + 1))
+    ends = np.append(starts[1:], len(chosen))
     out: list[dict[str, int | str | bool]] = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        level, nr_absent, nr_cached, was_split = (int(v) for v in key[:, start])
+        level, nr_absent, nr_cached, was_split = (int(column[start]) for column in columns)
         if level == Level.NONE:
             continue
         length = end - start
@@ -290,5 +290,7 @@ def ranges_of(table: RegionTable, ranges: Sequence[NamedRange] = ()) -> list[dic
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
+    cuts = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    first, last = (0,) * int(len(mask) and mask[0]), (len(mask),) * int(len(mask) and mask[-1])
+    edges = np.concatenate((np.array(first, np.int64), cuts, np.array(last, np.int64)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
