@@ -15,13 +15,16 @@ import pytest
 
 from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_commands
 from uaptrace.errors import RecordingError
+from uaptrace.events import Flag, Kind
 from uaptrace.model.causes import _of_fallback, _of_symbol, classify
 from uaptrace.model.snapshot import HostInfo
-from uaptrace.model.updates import Cgroups, Start
-from uaptrace.recording import RecordingWriter
+from uaptrace.model.updates import CacheReading, Cgroups, Records, Start
+from uaptrace.policies.requests import requests_from_updates
+from uaptrace.recording import RecordingWriter, read_updates
 from uaptrace.recording.messages import MAX_BATCH_BYTES, MAX_ROWS
 from uaptrace.recording.schema import CODE_SYMBOLS, KEY_VERSION, arrow_schema, kind_names
 from uaptrace.sources.replay import ReplaySource
+from uaptrace.wire import RECORD
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "hostile").glob("*.rec"))
 OK, BROKEN, REFUSED = 0, 3, 4
@@ -128,3 +131,19 @@ def test_a_recording_that_cannot_be_played_on_says_so_each_time_it_is_asked() ->
         source.pause()
         source.jump(0.0)
         assert source.latest() is not None
+
+
+def test_what_a_live_kernel_may_say_is_not_refused(tmp_path: Path) -> None:
+    """Blocks that moved while they were read, and a request for more than there is."""
+    moving = CacheReading(1, 2, np.array([0, 4, 7]), np.array([3, 3, 11], np.uint8), None, None, None, False)
+    failed = np.zeros(1, RECORD)
+    failed["kind"], failed["order"], failed["nr_pages"], failed["flags"] = Kind.ALLOC, 12, 4096, Flag.FAILED
+    path = tmp_path / "live.rec"
+    with RecordingWriter(path, sync=False) as writer:
+        for update in (Start(HostInfo(has_series=True), (), 1, 1.0, frozenset()), moving, Records(failed)):
+            writer.write(update)
+    with contextlib.closing(ReplaySource(path, None, budget_s=None)) as source:
+        snapshot = source.latest()
+    assert snapshot is not None
+    assert snapshot.loss.events_taken == 1
+    assert requests_from_updates(read_updates(path)).skipped == 1

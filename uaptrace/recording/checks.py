@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import COUNTER_WORDS, LEVEL_MASK, Kind
+from uaptrace.events import COUNTER_WORDS, LEVEL_MASK, Flag, Kind
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT
 from uaptrace.recording import schema
 from uaptrace.units import MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
@@ -28,7 +28,7 @@ MAX_NS: Final = 1 << 62
 """146 years: sums of two times still fit into 64 bits."""
 MAX_WALL_S: Final = 2e11
 """In the year 8307: the calendar of the standard library ends soon after."""
-MAX_COUNT: Final = 1 << 56
+MAX_COUNT: Final = 1 << 58
 """Of a counter: all words of one kind together fit into 64 bits."""
 MAX_BYTES: Final = 1 << 57
 MAX_ADDRESS: Final = (1 << 64) - 1
@@ -50,7 +50,7 @@ MAX_SELF: Final = 4096
 MAX_ROWS: Final = 64
 MAX_PAGEBLOCKS: Final = 1 << 16
 
-MAX_JSON: Final = 1 << 22
+MAX_JSON: Final = 1 << 23
 """Characters of a reading's or a start's text."""
 MAX_NAMES_JSON: Final = 1 << 25
 """Characters of the names of one symbols or cgroups row: a part repeats all names that are known."""
@@ -296,7 +296,7 @@ def check_words(what: str, words: NDArray[np.uint64]) -> None:
         raise BadValueError(f"{what}: counter {int(np.argmax(words))} is {int(words.max())}")
 
 
-def check_rows(codes: NDArray[np.int16], time_ns: NDArray[np.uint64], order: NDArray[np.uint8]) -> None:
+def check_rows(codes: NDArray[np.int16], time_ns: NDArray[np.uint64], order: NDArray[np.uint8], flags: NDArray[np.uint16]) -> None:
     """The columns of a batch: kinds that there are, times, and orders of the records that have one.
 
     Pages of records are the model's to judge: a record of pages that cannot be is counted there, as one that a live kernel sends.
@@ -310,7 +310,9 @@ def check_rows(codes: NDArray[np.int16], time_ns: NDArray[np.uint64], order: NDA
         raise BadValueError(f"row {int(np.argmax(time_ns))}: time_ns is {int(time_ns.max())}")
     if int(order.max()) >= NR_ORDERS:
         rows = np.flatnonzero(order >= NR_ORDERS)
-        bad = rows[(codes[rows] < schema.NR_RECORD_KINDS) & _ORDER_KINDS[codes[rows] & 0xFF]]
+        # Whoever asks for more than there is gets nothing, and a record that says so.
+        failed = (codes[rows] == Kind.ALLOC) & ((flags[rows] & Flag.FAILED) != 0)
+        bad = rows[(codes[rows] < schema.NR_RECORD_KINDS) & _ORDER_KINDS[codes[rows] & 0xFF] & ~failed]
         if len(bad):
             name = Kind(int(codes[bad[0]])).name.lower()
             raise BadValueError(f"row {int(bad[0])}: order of the {name} is {int(order[bad[0]])}, more than {NR_ORDERS - 1}")

@@ -260,7 +260,10 @@ def _cache_reading(said: Said, data: Data) -> CacheReading:
     nr_blocks = said.integer("nr_blocks", MAX_PFN)
     pfns = array(said.what, data, "<i8", nr_blocks).astype(np.int64)
     orders = array(said.what, data, np.uint8, nr_blocks, 8 * nr_blocks).copy()
-    check_blocks(said.what, pfns, orders)
+    atomic = said.flag("atomic")
+    if atomic:
+        # What is read while blocks move is of several moments, and nothing is concluded from it.
+        check_blocks(said.what, pfns, orders)
     return CacheReading(
         begin_ns=said.integer("begin_ns"),
         end_ns=said.integer("end_ns"),
@@ -269,7 +272,7 @@ def _cache_reading(said: Said, data: Data) -> CacheReading:
         rows_free=said.row("rows_free"),
         rows_cached=said.row("rows_cached"),
         rows_released=said.row("rows_released"),
-        atomic=said.flag("atomic"),
+        atomic=atomic,
     )
 
 

@@ -31,7 +31,7 @@ class Rows:
         self.nr_rows = int(batch.num_rows)
         self.codes: NDArray[np.int16] = _numbers(batch.column("kind").indices, np.int16)
         self._columns = {column.name: _numbers(batch.column(column.name), column.dtype) for column in schema.COLUMNS}
-        check_rows(self.codes, self.time_ns, self._columns["order"])
+        check_rows(self.codes, self.time_ns, self._columns["order"], self._columns["flags"])
         self._update_rows = np.flatnonzero(self.codes >= schema.NR_RECORD_KINDS)
         if len(self._update_rows) or np.isin(self.codes, (Kind.TASK, Kind.STACK)).any():
             # The offsets of strings come from the file: an unchecked one would be read outside the buffer. Most batches have
