@@ -20,10 +20,8 @@ import pytest
 from tests.vm.sabotages import FTRACE, KPROBES, PLUG_VARIABLE, SABOTAGES
 
 TOP = Path(__file__).parents[2]
-SOON_S = 5.0
-"""What is promised."""
 EMULATED_S = 20.0
-"""What is allowed where a processor is emulated on a busy machine. The times themselves are in build/vm/lies/result.json."""
+"""5 s are promised; this is allowed where a processor is emulated on a busy machine. The times are in build/vm/lies/result.json."""
 PLUG = (
     {"execute": "qmp_capabilities"},
     {"execute": "object-add", "arguments": {"qom-type": "memory-backend-ram", "id": "more", "size": 256 << 20}},
