@@ -19,6 +19,7 @@ from uaptrace.units import MAX_REGIONS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, P
 from . import loops
 from .codes import FlagCode, KindCode, MappingCode, kind_set
 from .columns import Bytes, Columns, Ints, distinct
+from .marks import Marks
 from .ranges import expand, is_range, last_of_equals, runs, slices
 from .region_pages import RegionPages, grown
 from .snapshot import DirectMapView, RegionTable
@@ -75,10 +76,10 @@ class DirectMap:
         self.rows = RegionPages()
         self._was_split: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._was_absent: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        # When a region became uncertain, 0 where it is not. Two arrays: a record that shows 4K entries where the model has
+        # When a region became uncertain. Two tables: a record that shows 4K entries where the model has
         # a large one is settled by the SPLIT record that another processor is about to send; nothing but a reading settles the rest.
-        self._uncertain_ns: Ints = np.zeros(0, np.int64)
-        self._unsplit_ns: Ints = np.zeros(0, np.int64)
+        self._uncertain = Marks()
+        self._unsplit = Marks()
         self._any_uncertain = False
         self._all_uncertain_ns: int | None = None
         self._read_end_ns = 0
@@ -153,9 +154,8 @@ class DirectMap:
 
     def _settle(self, span: slice, begin_ns: int) -> None:
         if self._any_uncertain:
-            for since in (self._uncertain_ns[span], self._unsplit_ns[span]):
-                marked = np.flatnonzero(since)
-                since[marked[since[marked] <= begin_ns]] = 0
+            for marks in (self._uncertain, self._unsplit):
+                marks.settle(span, begin_ns)
 
     # Records
 
@@ -204,23 +204,23 @@ class DirectMap:
             self._cover(int(firsts.max()) + REGIONS_PER_1G)
             covered = (firsts[:, None] + np.arange(REGIONS_PER_1G)).reshape(-1)
             missing = covered[self.levels[covered] == 0]
-            self._mark(self._uncertain_ns, missing, np.full(len(missing), int(time_ns.max())))
+            self._mark(self._uncertain, missing, np.full(len(missing), int(time_ns.max())))
             self._lower(covered, _M2)
             # Also where no mapping is known yet: a page that was written before its split's record came would be one.
             self._was_split[covered] = True
-            self._unsplit_ns[covered[(self.levels[covered] & LEVEL_MASK) >= _M2]] = 0
+            self._unsplit.remove(covered[(self.levels[covered] & LEVEL_MASK) >= _M2])
             regions, time_ns = regions[~huge], time_ns[~huge]
         if len(regions):
             missing = self.levels[regions] == 0
             if missing.any():
-                self._mark(self._uncertain_ns, regions[missing], time_ns[missing])
+                self._mark(self._uncertain, regions[missing], time_ns[missing])
                 self._adopt(regions[missing])
             still_1g = (self.levels[regions] & LEVEL_MASK) == _G1
             if still_1g.any():
                 self._lower_1g_unseen(regions[still_1g], time_ns[still_1g])
             self._lower(regions, _K4)
             self._was_split[regions] = True
-            self._unsplit_ns[regions] = 0
+            self._unsplit.remove(regions)
 
     def _apply_pages(self, columns: Columns, index: Ints) -> None:
         """SET_DIRECT_MAP and CPA records: pages, or large entries, that are present or absent now."""
@@ -247,7 +247,7 @@ class DirectMap:
         region = np.arange(pfn >> PMD_ORDER, ((pfn + nr_pages - 1) >> PMD_ORDER) + 1)
         times = np.full(len(region), time_ns)
         if failed or after & LEVEL_MASK == 0:
-            self._mark(self._uncertain_ns, region, times)
+            self._mark(self._uncertain, region, times)
             return
         begin = np.maximum(pfn, region << PMD_ORDER)
         count = np.minimum(pfn + nr_pages, (region + 1) << PMD_ORDER) - begin
@@ -282,7 +282,7 @@ class DirectMap:
             run = slice(start, stop)
             of_run = int(klass[start])
             if of_run == 0:
-                self._mark(self._uncertain_ns, region[run], time_ns[run])
+                self._mark(self._uncertain, region[run], time_ns[run])
                 known = level[run] != 0
                 self._note_levels(region[run][known], level[run][known], time_ns[run][known])
             elif of_run == _K4:
@@ -357,10 +357,10 @@ class DirectMap:
         higher = (level > held) & (held != 0) & (time_ns > self._read_end_ns)
         if higher.any():
             # Mappings became larger (a collapse, or memory that was replaced): what is there now was not read.
-            self._mark(self._uncertain_ns, region[higher], time_ns[higher])
+            self._mark(self._uncertain, region[higher], time_ns[higher])
         unknown = held == 0
         if unknown.any():
-            self._mark(self._uncertain_ns, region[unknown], time_ns[unknown])
+            self._mark(self._uncertain, region[unknown], time_ns[unknown])
             large = unknown & (level > _K4)
             self.levels[region[large]] = level[large]
             self._adopt(region[unknown & (level == _K4)])
@@ -369,7 +369,7 @@ class DirectMap:
             self._lower_1g_unseen(region[huge], time_ns[huge])
         lower = (level == _K4) & (held > _K4)
         if lower.any():
-            self._mark(self._unsplit_ns, region[lower], time_ns[lower])
+            self._mark(self._unsplit, region[lower], time_ns[lower])
             self._lower(region[lower], _K4)
 
     def _lower_1g_unseen(self, region: Ints, time_ns: Ints) -> None:
@@ -377,7 +377,7 @@ class DirectMap:
         covered = (region & -REGIONS_PER_1G)[of] + nth
         self._cover(int(covered.max()) + 1)
         inside = (self.levels[covered] & LEVEL_MASK) == _G1
-        self._mark(self._unsplit_ns, covered[inside], time_ns[of][inside])
+        self._mark(self._unsplit, covered[inside], time_ns[of][inside])
         self._lower(covered[inside], _M2)
 
     def _lower(self, regions: Ints, level: int) -> None:
@@ -435,7 +435,7 @@ class DirectMap:
         counts = np.maximum(last - first + 1, 0)
         if int(counts.sum()) <= _REGIONS_AT_ONCE:
             of, nth = expand(counts)
-            self._mark(self._uncertain_ns, first[of] + nth, time_ns[of])
+            self._mark(self._uncertain, first[of] + nth, time_ns[of])
             return
         # So many cannot be told apart: what overlaps is uncertain since the last of it.
         order = np.argsort(first[counts > 0], kind="stable")
@@ -446,8 +446,7 @@ class DirectMap:
         latest = np.maximum(np.maximum.reduceat(time_ns, heads), 1)
         self._any_uncertain = True
         for begin, end, since_ns in zip(first[heads].tolist(), ends.tolist(), latest.tolist(), strict=True):
-            span = self._uncertain_ns[begin : end + 1]
-            np.maximum(span, since_ns, out=span)
+            self._uncertain.add_span(begin, end + 1, since_ns)
 
     def _known_pages(self, columns: Columns, index: Ints) -> Ints:
         """Positions of records whose pages can exist; room is made for them."""
@@ -466,10 +465,10 @@ class DirectMap:
             self._cover((int((pfn + nr_pages).max()) >> PMD_ORDER) + 1)
         return index
 
-    def _mark(self, since: Ints, regions: Ints, time_ns: Ints) -> None:
+    def _mark(self, marks: Marks, regions: Ints, time_ns: Ints) -> None:
         if len(regions):
             self._any_uncertain = True
-            np.maximum.at(since, regions, np.maximum(time_ns, 1))
+            marks.add(regions, time_ns)
 
     def doubt_all(self, time_ns: int) -> None:
         """Anything may have changed until ``time_ns``: records were lost, or splits were not seen."""
@@ -484,8 +483,6 @@ class DirectMap:
         self.levels = grown(self.levels, room)
         self._was_split = grown(self._was_split, room)
         self._was_absent = grown(self._was_absent, room)
-        self._uncertain_ns = grown(self._uncertain_ns, room)
-        self._unsplit_ns = grown(self._unsplit_ns, room)
         self.rows.cover(room)
 
     def _cover_slots(self) -> None:
@@ -501,7 +498,7 @@ class DirectMap:
             return "all"
         if not self._any_uncertain:
             return None
-        regions = np.flatnonzero((self._uncertain_ns != 0) | (self._unsplit_ns != 0))
+        regions = self._marked()
         if not len(regions):
             self._any_uncertain = False
             return None
@@ -513,7 +510,10 @@ class DirectMap:
 
     def nr_uncertain_regions(self) -> int:
         """Number of 2M regions that must be read again (0 where all are)."""
-        return int(np.count_nonzero((self._uncertain_ns != 0) | (self._unsplit_ns != 0))) if self._any_uncertain else 0
+        return len(self._marked()) if self._any_uncertain else 0
+
+    def _marked(self) -> Ints:
+        return distinct(np.concatenate([self._uncertain.regions(), self._unsplit.regions()]))
 
     def figures(self) -> MapFigures:
         """The sums. Only rows that changed since the last call are counted again."""
@@ -629,16 +629,18 @@ class DirectMap:
         """Region by region; ``nr_cached``: pages free in the unmapped cache, for each of ``cached_regions``."""
         self.figures()
         n = self.nr_regions()
-        level = (self.levels[:n] & LEVEL_MASK).astype(np.uint8)
+        level = grown(self.levels[:n], n)
+        large = np.flatnonzero(level & LARGE_ABSENT)
+        level[large] &= LEVEL_MASK
         absent = np.zeros(n, np.uint16)
         slots = np.flatnonzero(self.rows.region_of[1 : self.rows.nr_slots] >= 0) + 1
         regions = self.rows.region_of[slots]
         absent[regions[regions < n]] = self._slot_absent[slots[regions < n]]
-        absent[np.flatnonzero(self.levels[:n] & LARGE_ABSENT)] = PAGES_PER_2M
+        absent[large] = PAGES_PER_2M
         cached = np.zeros(n, np.uint16)
         inside = cached_regions < n
         cached[cached_regions[inside]] = nr_cached[inside]
-        split = self._was_split[:n].copy()
+        split = grown(self._was_split[:n], n)
         for array in (level, absent, cached, split):
             array.flags.writeable = False
         return RegionTable(level=level, nr_absent=absent, nr_cached=cached, was_split=split)
@@ -650,12 +652,11 @@ class DirectMap:
             self.levels,
             self._was_split,
             self._was_absent,
-            self._uncertain_ns,
-            self._unsplit_ns,
             self._slot_absent,
             self._slot_present,
         )
-        return sum(a.nbytes for a in arrays) + self.rows.slot.nbytes + self.rows.pages.nbytes + self.rows.region_of.nbytes
+        tables = sum(a.nbytes for a in arrays) + self._uncertain.nbytes + self._unsplit.nbytes
+        return tables + self.rows.slot.nbytes + self.rows.pages.nbytes + self.rows.region_of.nbytes
 
 
 assert PAGES_PER_1G == REGIONS_PER_1G * PAGES_PER_2M
