@@ -23,6 +23,7 @@ from typing import Final
 
 from tests.unit.nobody import NOBODY, as_nobody
 from tests.unit.terminal import ALTERNATE_SCREEN, ORDINARY, Terminal
+from uaptrace.limits import MIN_ADDRESS_SPACE_BYTES
 
 RECORDING: Final = Path(__file__).parents[1] / "data/debian-6.1.uaptrace"
 EACH: Final = 5
@@ -99,8 +100,9 @@ LIMITS: Final[dict[str, tuple[int, int] | None]] = {
     "16 files": (resource.RLIMIT_NOFILE, 16),
     "files of no byte": (resource.RLIMIT_FSIZE, 0),
     "files of 4096 bytes": (resource.RLIMIT_FSIZE, 4096),
-    "300 MB of memory": (resource.RLIMIT_AS, 300 << 20),
-    "180 MB of memory": (resource.RLIMIT_AS, 180 << 20),
+    "600 MB of memory": (resource.RLIMIT_AS, 600 << 20),
+    "least memory": (resource.RLIMIT_AS, MIN_ADDRESS_SPACE_BYTES),
+    "too little memory": (resource.RLIMIT_AS, MIN_ADDRESS_SPACE_BYTES - 1),
     "120 MB of memory": (resource.RLIMIT_AS, 120 << 20),
     "stack of 256 KB": (resource.RLIMIT_STACK, 256 << 10),
 }

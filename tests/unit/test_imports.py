@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "uaptrace"
 LAYERS = (
     ("__init__",),
-    ("units", "errors", "events", "plain", "streams", "places", "files", "outputs", "testhost"),
+    ("units", "errors", "events", "plain", "streams", "places", "files", "outputs", "limits", "testhost"),
     ("wire",),
     ("model",),
     ("policies",),

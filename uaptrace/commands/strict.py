@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import click
 
+from uaptrace.limits import require_address_space
+
 _RECORDINGS: Final = ("replay", "file", "recordings")
 """Parameters that name the recording that a command reads."""
 
@@ -22,6 +24,7 @@ class StrictCommand(click.Command):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
+        require_address_space()
         try:
             return super().invoke(ctx)
         except Exception as error:

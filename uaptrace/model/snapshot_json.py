@@ -28,6 +28,7 @@ from types import MappingProxyType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uaptrace.errors import UaptraceError
 from uaptrace.model.snapshot import RegionTable, Snapshot
@@ -123,10 +124,12 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
         assert args[1:] == (Ellipsis,), "only tuples of one type are in a snapshot"
         item = _decoder(args[0])
         return lambda value: tuple(item(v) for v in _expect(value, list))
+    if origin is NDArray:
+        return lambda value: _decode_array(value, np.dtype(args[0]))
     if origin is not None and issubclass(origin, Mapping):
         key, item = _key_decoder(args[0]), _decoder(args[1])
         return lambda value: MappingProxyType({key(k): item(v) for k, v in _expect(value, dict).items()})
-    if origin is np.ndarray:
+    if origin is np.ndarray:  # what NDArray stands for before numpy 2.5, which has it as an alias of its own
         (dtype,) = get_args(args[1])
         return lambda value: _decode_array(value, np.dtype(dtype))
     if isinstance(kind, type) and is_dataclass(kind):
