@@ -59,6 +59,10 @@ class Terminal:
         controlling: bool,
         prepare: Callable[[], object] | None,
     ) -> None:
+        # As a shell starts a program: what a runner in the background ignores (nohup: SIGHUP) would be ignored here too.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
         if controlling:
             fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
