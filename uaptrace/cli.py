@@ -12,6 +12,7 @@ import threading
 from typing import Final, NoReturn
 
 from uaptrace.errors import ReaderGoneError, UaptraceError
+from uaptrace.limits import keep_single_threaded
 from uaptrace.plain import plain
 from uaptrace.streams import abandon_output, prepare_streams
 
@@ -23,8 +24,7 @@ INTERRUPTED_STATUS: Final = 130
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its documented status; every error is one line on standard error."""
-    # numpy's BLAS starts a thread for each processor when it is loaded; nothing here multiplies matrices.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    keep_single_threaded()
     threading.excepthook = _thread_failed
     sys.unraisablehook = _not_raised
     try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The address space that a command needs before the libraries beneath it are loaded."""
+"""What libraries are kept to, and the address space that they need, before they are loaded."""
 
 from __future__ import annotations
 
+import os
 import resource
 from typing import Final
 
@@ -11,6 +12,14 @@ from uaptrace.errors import UaptraceError
 MIN_ADDRESS_SPACE_BYTES: Final = 512 << 20
 """numpy and pyarrow map 360 MB before the first byte of work. Where they are refused some of it, they may end the process with a signal
 instead of an error."""
+
+
+def keep_single_threaded() -> None:
+    """Ask numpy and pyarrow to start no thread of their own: one would keep the privileges that the others give up."""
+    # numpy's BLAS starts one for each processor; nothing here multiplies matrices.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # pyarrow's allocator starts one that gives memory back; without it that happens in the thread that frees.
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 
 def require_address_space() -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     ("wire",),
     ("model",),
     ("policies",),
-    ("sources.kernel_memory", "sources.bpf_call", "sources.bpf_memory", "sources.bpf_programs", "sources.procfs"),
+    ("sources.kernel_memory", "sources.bpf_call", "sources.bpf_memory", "sources.bpf_programs", "sources.procfs", "sources.privileges"),
     ("loader",),
     ("recording",),
     ("sources",),

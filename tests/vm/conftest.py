@@ -58,7 +58,7 @@ ROWS = (
     Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
-    # 1G mappings appear in a guest of 6 GB or more, if its kernel lies in one that booting splits anyway: its address is not left to chance.
+    # 1G mappings appear in a guest of 6 GB or more. Booting splits those that the kernel lies in: its address is not left to chance.
     Row("debian-6.12-5-level", "debian-6.12", 5, memory="6G", append=("nokaslr",)),
     Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G", extra=("--page-tables", "bpf"), append=("nokaslr",)),
 )

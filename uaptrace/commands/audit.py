@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file_option
 from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
@@ -28,14 +29,14 @@ from uaptrace.loader.hooks import PageAllocHook
 @tracing_options
 @click.pass_context
 def audit(
-    ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None, ready_file: Path | None
+    ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None, ready_path: Path | None
 ) -> None:
     """Check the unmapped cache's invariants against the page tables. Exit status: 0 clean, 3 broken."""
     from uaptrace.reports.documents import audit_to_json
     from uaptrace.reports.text import audit_to_text
 
-    check_files(recordings=[replay], ready_file=ready_file)
-    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_file=ready_file, auto_hook=PageAllocHook.ENTRY)
+    check_files(recordings=[replay], ready_file=ready_path)
+    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_path=ready_path, auto_hook=PageAllocHook.ENTRY)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))
     else:

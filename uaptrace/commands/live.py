@@ -20,7 +20,6 @@ import click
 
 from uaptrace.commands.types import RingSize
 from uaptrace.errors import CannotTraceError
-from uaptrace.files import touch
 from uaptrace.loader.attach import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.progress import Progress
@@ -110,6 +109,8 @@ def live_session(
 ) -> Iterator[Session]:
     """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens.
 
+    Nothing may have started a thread before: it would keep its privileges (sources/privileges.py).
+
     ``privileges_of``: a folder in which files will be made: its owner is who this process becomes, instead of nobody.
     ``meanwhile``: modules that are imported while the loader works, as those that tracing needs are.
     """
@@ -149,23 +150,12 @@ def settle_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def announce(ready_file: Path | None) -> None:
-    """Make the file that others wait for, now that tracing has begun."""
-    if ready_file is not None:
-        touch(ready_file)
-
-
 def folder_of(*files: Path | None) -> Path | None:
     """The folder in which the first file that is given will be made, for live_session(privileges_of=...)."""
     for file in files:
         if file is not None and descriptor_of(str(file)) is None:
             return file.absolute().parent
     return None
-
-
-ready_file_option = click.option(
-    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Make this file when everything is attached and read."
-)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT, Size, seconds
 from uaptrace.errors import UsageError
@@ -41,10 +42,10 @@ def record(
     max_bytes: int | None,
     max_age_s: float | None,
     max_parts: int | None,
-    ready_file: Path | None,
+    ready_path: Path | None,
 ) -> None:
     """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
-    check_files([output], ready_file=ready_file)
+    check_files([output], ready_file=ready_path)
     if str(output) == "-" and sys.stdout.isatty():
         raise UsageError("standard output is a terminal: give -o FILE, or send it to a file or a pipe")
     if output.is_file() and not overwrite:
@@ -67,10 +68,13 @@ def record(
 
     # A recorder makes new parts in its folder while it runs, so it stays the user that may write there; it keeps no capability
     # where that user is not root.
-    with live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session:
+    with (
+        ready_file(ready_path) as ready,
+        live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session,
+    ):
         writer = writers[0]
         with contextlib.closing(writer), stopped_by_signals(session.stop):
-            announce(ready_file)
+            ready()
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {plain(str(output))}; Ctrl-C ends it", err=True)
 

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED
+from uaptrace.exporter.listening import bind
+from uaptrace.files import touch
 
 if TYPE_CHECKING:
     from uaptrace.exporter.web_config import ConfigWatch
@@ -34,35 +37,35 @@ _SERVER = "uaptrace.exporter.server"
 @tracing_options
 @click.pass_context
 def serve(
-    ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_file: Path | None
+    ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_path: Path | None
 ) -> None:
     """Serve /metrics, /healthz, /readyz and /snapshot until SIGINT or SIGTERM."""
-    check_files(recordings=[replay], others=[web_config], ready_file=ready_file)
+    check_files(recordings=[replay], others=[web_config], ready_file=ready_path)
     config = None
     if web_config:
         from uaptrace.exporter.web_config import ConfigWatch
 
         config = ConfigWatch(web_config, lambda text: click.echo(f"uaptrace: {text}", err=True))
     if replay is not None:
-        _serve_recording(replay, speed, listen, config, ready_file)
+        _serve_recording(replay, speed, listen, config, ready_path)
         return
-    # The file is made by whoever may write to its folder, as a recording is.
-    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file), meanwhile=[_SERVER]) as session:
+    # Bound before anything is loaded: a port that is taken is said at once, and one below 1024 needs root.
+    with (
+        ready_file(ready_path) as ready,
+        contextlib.closing(bind(listen)) as listener,
+        live_session(loader_options(ctx), meanwhile=[_SERVER]) as session,
+    ):
         from uaptrace.exporter.server import serve as serve_endpoint
 
         region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
-        server = serve_endpoint(session.fresh, listen, config, region_feed=region_feed, figures_feed=figures_feed)
+        server = serve_endpoint(session.fresh, listener, config, region_feed=region_feed, figures_feed=figures_feed)
         with server, stopped_by_signals(session.stop):
-            _announce(server.url, ready_file)
+            click.echo(f"serving on {server.url}", err=True)
+            ready()
             session.run(None)
 
 
-def _announce(url: str, ready_file: Path | None) -> None:
-    click.echo(f"serving on {url}", err=True)
-    announce(ready_file)
-
-
-def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_file: Path | None) -> None:
+def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_path: Path | None) -> None:
     from uaptrace.exporter.server import serve as serve_endpoint
     from uaptrace.sources.replay import ReplaySource
 
@@ -77,5 +80,7 @@ def _serve_recording(path: Path, speed: float | None, listen: str, config: Confi
     stopped = threading.Event()
     endpoint = serve_endpoint(feed, listen, config, region_feed=lambda: feed(True))
     with contextlib.closing(source), endpoint as server, stopped_by_signals(stopped.set):
-        _announce(server.url, ready_file)
+        click.echo(f"serving on {server.url}", err=True)
+        if ready_path is not None:
+            touch(ready_path)
         stopped.wait()

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import click
 
-from uaptrace.commands.live import ready_file_option, tracing_options
+from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file_option
 from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
@@ -46,15 +47,15 @@ def splits(
     connect: str | None,
     replay: Path | None,
     at_text: str | None,
-    ready_file: Path | None,
+    ready_path: Path | None,
 ) -> None:
     """Who split large mappings, when, and by which way through the kernel."""
     from uaptrace.files import write_whole
     from uaptrace.reports.documents import GroupBy, splits_to_json
     from uaptrace.reports.text import folded_stacks, splits_to_text
 
-    check_files([folded], recordings=[replay], ready_file=ready_file)
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_file=ready_file, outputs=[folded])
+    check_files([folded], recordings=[replay], ready_file=ready_path)
+    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_path=ready_path, outputs=[folded])
     grouping = cast("GroupBy", group_by)
     if folded:
         write_whole(folded, folded_stacks(snapshot).encode(errors="replace"))

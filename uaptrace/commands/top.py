@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,20 +17,19 @@ import click
 
 from uaptrace.commands.live import (
     LiveFeed,
-    announce,
-    folder_of,
     live_session,
     loader_options,
-    ready_file_option,
     running,
     stopped_by_signals,
     tracing_options,
 )
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.remote import connect_option, open_feed
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED, seconds
 from uaptrace.errors import UsageError
+from uaptrace.exporter.listening import bind
 from uaptrace.streams import check_terminal
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def top(
     speed: float,
     at_text: str | None,
     listen: str | None,
-    ready_file: Path | None,
+    ready_path: Path | None,
 ) -> None:
     """The direct map by mapping size, the unmapped cache by order, who did it, and whether the figures are exact."""
     if as_json and not once:
@@ -67,11 +67,11 @@ def top(
         raise UsageError("--connect and --replay exclude each other")
     if at_text and not replay:
         raise UsageError("--at goes with --replay")
-    if ready_file and (replay or connect):
+    if ready_path and (replay or connect):
         raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
     if listen and (replay or connect):
         raise UsageError("--listen goes with tracing; uaptrace serve --replay serves a recording")
-    check_files(recordings=[replay], ready_file=ready_file)
+    check_files(recordings=[replay], ready_file=ready_path)
     if not once:
         check_terminal()
     if replay is not None:
@@ -79,24 +79,29 @@ def top(
     elif connect is not None:
         _remote(connect, interval_s, once, as_json)
     else:
-        _live(ctx, interval_s, once, as_json, listen, ready_file)
+        _live(ctx, interval_s, once, as_json, listen, ready_path)
 
 
-def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None, ready_file: Path | None) -> None:
+def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None, ready_path: Path | None) -> None:
     shown_by = ("uaptrace.reports.documents" if as_json else "uaptrace.reports.text") if once else "uaptrace.tui.app"
     meanwhile = [shown_by, *(["uaptrace.exporter.server"] if listen else [])]
-    live = live_session(loader_options(ctx), privileges_of=folder_of(ready_file), meanwhile=meanwhile)
-    with live as session, _endpoint(session, listen):
+    with (
+        ready_file(ready_path) as ready,
+        contextlib.ExitStack() as stack,
+    ):
+        listener = stack.enter_context(contextlib.closing(bind(listen))) if listen is not None else None
+        session = stack.enter_context(live_session(loader_options(ctx), meanwhile=meanwhile))
+        stack.enter_context(_endpoint(session, listener))
         if once:
             first = session.latest()
             deadline = time.monotonic() + interval_s
             with stopped_by_signals(session.stop):
-                announce(ready_file)
+                ready()
                 session.run(interval_s, until=lambda: time.monotonic() >= deadline)
                 _print(session.finish(), first, as_json)
             return
         with running(session, interval_s):
-            announce(ready_file)
+            ready()
             _screen(LiveFeed(session), None, interval_s)
 
 
@@ -146,12 +151,12 @@ def _print(snapshot: Snapshot | None, earlier: Snapshot | None, as_json: bool) -
 
 
 @contextlib.contextmanager
-def _endpoint(session: Any, listen: str | None) -> Iterator[None]:
-    if listen is None:
+def _endpoint(session: Any, listener: socket.socket | None) -> Iterator[None]:
+    if listener is None:
         yield
         return
     from uaptrace.exporter.server import serve
 
     region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
-    with serve(session.fresh, listen, region_feed=region_feed, figures_feed=figures_feed):
+    with serve(session.fresh, listener, region_feed=region_feed, figures_feed=figures_feed):
         yield

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from uaptrace.commands.live import announce, folder_of, live_session, loader_options, ready_file_option, stopped_by_signals, tracing_options
+from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
+from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
 from uaptrace.errors import NotProvenError, UsageError, VerifyFoundError
@@ -28,7 +29,7 @@ from uaptrace.verification import Verdict, counters_verdict, map_verdict
 @ready_file_option
 @tracing_options
 @click.pass_context
-def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path | None, as_json: bool, ready_file: Path | None) -> None:
+def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path | None, as_json: bool, ready_path: Path | None) -> None:
     """Compare the live state with an independent reading.
 
     Exit status: 0 only if all pages were compared, none differs and the state is exact; 5 if pages differ; 1 if nothing is proven.
@@ -38,12 +39,12 @@ def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path 
     ptdump    the kernel's own dump of them (CONFIG_PTDUMP_DEBUGFS)
     counters  meminfo's DirectMap changes, vmstat's splits, debugfs' rows
     """
-    check_files(others=[until_file], ready_file=ready_file)
-    with live_session(loader_options(ctx), privileges_of=folder_of(ready_file)) as session:
+    check_files(others=[until_file], ready_file=ready_path)
+    with ready_file(ready_path) as ready, live_session(loader_options(ctx)) as session:
         if oracle == "ptdump" and session.source.read_ptdump() is None:
             raise UsageError("this kernel has no page table dump (CONFIG_PTDUMP_DEBUGFS): use --oracle kcore")
         with stopped_by_signals(session.stop):
-            announce(ready_file)
+            ready()
             deadline = time.monotonic() + duration_s
 
             def over() -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import announce, folder_of, live_session, loader_options, stopped_by_signals
+from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals
+from uaptrace.commands.ready import ready_file
 from uaptrace.commands.remote import open_feed
 from uaptrace.errors import UsageError
 from uaptrace.loader.hooks import PageAllocHook
@@ -29,14 +30,14 @@ def watched_snapshot(
     connect: str | None = None,
     *,
     regions: bool = False,
-    ready_file: Path | None = None,
+    ready_path: Path | None = None,
     outputs: Iterable[Path | None] = (),
     auto_hook: PageAllocHook = PageAllocHook.AUTO,
     on_state: Callable[[KernelState], None] | None = None,
 ) -> Snapshot:
     """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM), and then
     ``on_state`` is given the model behind it. ``auto_hook``: see loader_options(). ``outputs``: what its user will write afterwards."""
-    if ready_file is not None and (replay is not None or connect is not None):
+    if ready_path is not None and (replay is not None or connect is not None):
         raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
     if replay is not None and connect is not None:
         raise UsageError("--connect and --replay exclude each other")
@@ -55,10 +56,13 @@ def watched_snapshot(
     elif connect is not None:
         snapshot = open_feed(connect).latest(regions=regions)
     else:
-        with live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(ready_file, *outputs)) as session:
+        with (
+            ready_file(ready_path) as ready,
+            live_session(loader_options(ctx, auto_hook), privileges_of=folder_of(*outputs)) as session,
+        ):
             session.keep_regions = regions
             with stopped_by_signals(session.stop):
-                announce(ready_file)
+                ready()
                 deadline = None if duration_s is None else time.monotonic() + duration_s
                 session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline)
                 snapshot = session.finish()

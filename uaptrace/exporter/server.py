@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ _PATHS: Final = {
 
 def serve(
     feed: Feed,
-    listen: str = DEFAULT_LISTEN,
+    listen: str | socket.socket = DEFAULT_LISTEN,
     web_config: ConfigWatch | WebConfig | None = None,
     *,
     region_feed: Feed | None = None,
@@ -53,6 +54,7 @@ def serve(
 ) -> Server:
     """Start the endpoint in threads of its own and return at once; raises UsageError where it cannot listen.
 
+    ``listen``: an address, or what bind() made of it.
     ``feed`` gives the newest snapshot; ``region_feed`` the same with Snapshot.regions, for ``/snapshot?regions=1``
     (without it, ``feed`` is asked), ``figures_feed`` the same without rows of splits and processes, which /metrics does
     not show. All are called outside the server's own thread, so they may wait for the tracing loop; after
@@ -67,7 +69,7 @@ class Server:
     def __init__(
         self,
         feed: Feed,
-        listen: str,
+        listen: str | socket.socket,
         web_config: ConfigWatch | WebConfig | None,
         region_feed: Feed,
         figures_feed: Feed,
@@ -91,7 +93,7 @@ class Server:
         self._bucket: tuple[WebConfig, auth.TokenBucket] | None = None
         # The state has a thread of its own, as passwords have: neither waits for the other, nor for a client.
         self._state_thread = ThreadPoolExecutor(1, "uaptrace-scrape")
-        listener = bind(listen)
+        listener = bind(listen) if isinstance(listen, str) else listen
         self.address: str
         self.port: int
         self.address, self.port = listener.getsockname()[:2]

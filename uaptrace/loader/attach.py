@@ -24,6 +24,7 @@ from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.program import KernelConstants
 from uaptrace.loader.progress import Progress
 from uaptrace.model.hook_status import HookStatus
+from uaptrace.sources.privileges import die_with_parent
 from uaptrace.units import Level
 
 DEFAULT_RING_BYTES: Final = 8 << 20
@@ -90,8 +91,10 @@ class Loading:
         sys.stdout.flush()
         sys.stderr.flush()
         before_cpu_s = time.process_time()
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
+            die_with_parent(parent)
             self._here.close()
             _child(there, options, Progress("loader", before_cpu_s))
         there.close()
@@ -153,7 +156,7 @@ def _child(there: socket.socket, options: LoaderOptions, say: Progress) -> None:
 def _receive(here: socket.socket) -> Loaded | None:
     fds: list[int] = []
     while True:
-        data, ancillary, _, _ = here.recvmsg(_MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MAX_FDS))
+        data, ancillary, _, _ = here.recvmsg(_MESSAGE_BYTES, socket.CMSG_SPACE(4 * _MAX_FDS), socket.MSG_CMSG_CLOEXEC)
         if not data:
             return None
         for level, kind, payload in ancillary:
