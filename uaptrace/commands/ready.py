@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -62,16 +63,21 @@ def _maker(path: Path) -> Iterator[Callable[[], None]]:
             answer = here.recv(_ANSWER_BYTES)
         except OSError:
             answer = b""
+        reap()
         if not answer:
             raise UaptraceError(f"cannot make {path}: the process that was to make it has ended")
         if answer != _MADE:
             raise UsageError(answer.decode(errors="replace"))
 
+    @cache
+    def reap() -> None:
+        here.close()
+        os.waitpid(pid, 0)
+
     try:
         yield make
     finally:
-        here.close()
-        os.waitpid(pid, 0)
+        reap()
 
 
 def _wait_and_make(there: socket.socket, path: Path) -> NoReturn:
