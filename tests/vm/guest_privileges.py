@@ -51,24 +51,34 @@ class Row:
 
 ROWS = (
     Row("serve", ("serve", "--listen", "127.0.0.1:9970", "--ready-file", READY), port=9970),
-    Row("serve for another user's folder", ("serve", "--listen", "127.0.0.1:9970", "--ready-file", READY), THEIRS, port=9970),
-    Row("serve below 1024", ("serve", "--listen", "127.0.0.1:80", "--ready-file", READY), port=80),
-    Row("serve with a configuration", ("serve", "--web.config.file", WEB_CONFIG, "--ready-file", READY), port=9970),
-    Row("serve by kprobes", ("serve", "--mechanism", "kprobe", "--ring-size", "1M", "--ready-file", READY), port=9970),
-    Row("serve by BPF", ("serve", "--page-tables", "bpf", "--page-alloc-hook", "tracepoint", "--ready-file", READY), port=9970),
-    Row("top", ("top", "--once", "--interval", "600", "--listen", "127.0.0.1:9970", "--ready-file", READY), port=9970),
-    Row("top as JSON", ("top", "--once", "--json", "--interval", "600", "--page-alloc-hook", "entry", "--ready-file", READY)),
-    Row("top on a screen", ("top", "--listen", "127.0.0.1:9970", "--ready-file", READY), port=9970, screen=True),
     Row(
-        "top for another user's folder",
+        "serve for another user's folder",
+        ("serve", "--web.config.file", WEB_CONFIG, "--mechanism", "kprobe", "--ring-size", "1M", "--ready-file", READY),
+        THEIRS,
+        port=9970,
+    ),
+    Row(
+        "serve below 1024",
+        ("serve", "--listen", "127.0.0.1:80", "--page-tables", "bpf", "--page-alloc-hook", "tracepoint", "--ready-file", READY),
+        port=80,
+    ),
+    Row(
+        "top",
+        ("top", "--once", "--json", "--interval", "600", "--listen", "127.0.0.1:9970", "--page-alloc-hook", "entry", "--ready-file", READY),
+        port=9970,
+    ),
+    Row(
+        "top on a screen",
         ("top", "--ring-size", "1M", "--page-tables", "bpf", "--mechanism", "kprobe", "--ready-file", READY),
         THEIRS,
         screen=True,
     ),
-    Row("audit", ("audit", "--ready-file", READY)),
     Row("record", ("record", "-o", f"{OURS}/a.rec", "--ready-file", READY), files=(f"{OURS}/a.rec",)),
-    Row("record in parts", ("record", "-o", f"{OURS}/b.rec", "--max-age", "1", "--ready-file", READY), files=(f"{OURS}/b.rec",)),
-    Row("record for another user", ("record", "-o", f"{THEIRS}/a.rec", "--ready-file", READY), files=(f"{THEIRS}/a.rec",)),
+    Row(
+        "record for another user",
+        ("record", "-o", f"{THEIRS}/a.rec", "--max-age", "1", "--ready-file", READY),
+        files=(f"{THEIRS}/a.rec",),
+    ),
 )
 
 

@@ -58,11 +58,11 @@ def _maker(path: Path) -> Iterator[Callable[[], None]]:
     there.close()
 
     def make() -> None:
-        try:
-            here.send(b"\0")
+        answer = b""
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(BrokenPipeError):  # It has ended; why, it may have said before.
+                here.send(b"\0")
             answer = here.recv(_ANSWER_BYTES)
-        except OSError:
-            answer = b""
         reap()
         if not answer:
             raise UaptraceError(f"cannot make {path}: the process that was to make it has ended")
