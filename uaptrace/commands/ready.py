@@ -58,11 +58,11 @@ def _maker(path: Path) -> Iterator[Callable[[], None]]:
     there.close()
 
     def make() -> None:
-        answer = b""
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(BrokenPipeError):  # It has ended; why, it may have said before.
-                here.send(b"\0")
+        try:
+            here.send(b"\0")
             answer = here.recv(_ANSWER_BYTES)
+        except OSError:
+            answer = b""
         reap()
         if not answer:
             raise UaptraceError(f"cannot make {path}: the process that was to make it has ended")
@@ -85,16 +85,25 @@ def _wait_and_make(there: socket.socket, path: Path) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        drop_privileges(None if descriptor_of(str(path)) is not None else path.absolute().parent)
+        why_not = _become_owner(path)
         if there.recv(1):
-            try:
-                touch(path)
-                answer = _MADE
-            except UaptraceError as error:
-                answer = str(error).encode()
-            there.send(answer[:_ANSWER_BYTES])
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            there.send(f"cannot make {path}: {error}".encode()[:_ANSWER_BYTES])
+            there.send((why_not or _touched(path))[:_ANSWER_BYTES])
     finally:
         os._exit(0)
+
+
+def _become_owner(path: Path) -> bytes:
+    """Why not, if so."""
+    try:
+        drop_privileges(None if descriptor_of(str(path)) is not None else path.absolute().parent)
+    except (UaptraceError, OSError) as error:
+        return f"cannot make {path}: {error}".encode()
+    return b""
+
+
+def _touched(path: Path) -> bytes:
+    try:
+        touch(path)
+    except UaptraceError as error:
+        return str(error).encode()
+    return _MADE
