@@ -359,13 +359,12 @@ def trust() -> Row:
             ),
             stat(
                 "Lost in the time shown",
-                "Events that found no room in the ring buffer, made no sense, or could not be followed. Counters stay right (they are "
-                "kept in the kernel), detail by process may be missing.",
+                "Events that found no room in the ring buffer, made no sense, or could not be followed, and calls for which the kernel ran "
+                "no program, where it tells. Counters stay right (they are kept in the kernel), detail by process may be missing.",
                 Query(
-                    " + ".join(
-                        count_of(metric(name))
-                        for name in ("events_lost_total", "decode_errors_total", "missed_runs_total", "contexts_lost_total")
-                    ),
+                    " + ".join(count_of(metric(name)) for name in ("events_lost_total", "decode_errors_total", "contexts_lost_total"))
+                    # Missing where the kernel does not tell: the sum is to be what is known.
+                    + f" + ({count_of(metric('missed_runs_total'))} or vector(0))",
                     instant=True,
                 ),
                 unit="short",
