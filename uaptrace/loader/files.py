@@ -8,6 +8,7 @@ from typing import Final
 FILES: Final = {
     "kcore": "/proc/kcore",
     "kallsyms": "/proc/kallsyms",
+    "modules": "/proc/modules",
     "unmapped_alloc": "/sys/kernel/debug/unmapped_alloc",
     "ptdump": "/sys/kernel/debug/page_tables/kernel",
     "kprobes_enabled": "/sys/kernel/debug/kprobes/enabled",

@@ -11,6 +11,7 @@ import platform
 import select
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +22,13 @@ from uaptrace.events import Counter, Kind
 from uaptrace.loader.attach import Loaded
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.sources.address_names import AddressNames
 from uaptrace.sources.bpf_memory import BpfMemory
 from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.sources.counters import MappedCounters, steady
 from uaptrace.sources.debugfs import CacheRows, parse_unmapped_alloc, read_fd
 from uaptrace.sources.figures import FigureFiles, MapFigures
 from uaptrace.sources.host import host_name
-from uaptrace.sources.kallsyms import name_addresses
 from uaptrace.sources.kernel_memory import Kcore, KernelMemory
 from uaptrace.sources.kfence import is_on, pool_regions
 from uaptrace.sources.page_tables import PageTableReader, PagingLayout
@@ -47,8 +48,6 @@ CACHE_OPERATIONS: Final = (
 )
 _STEADY_TRIES: Final = 8
 _KPROBES: Final = ("kprobe", "kretprobe")
-_FAILED_NAMING_NS: Final = 2_000_000_000
-"""Addresses without a name are not looked for again within this time: reading /proc/kallsyms is not free."""
 
 
 class LiveSource:
@@ -80,9 +79,7 @@ class LiveSource:
         self._epoll.register(self._ring.fileno(), select.EPOLLIN)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._unnamed: set[int] = set()
-        self._named: set[int] = set()
-        self._naming_failed_ns = 0
+        self._names = AddressNames(partial(self._read_file, "kallsyms"), partial(self._read_file, "modules"))
         self._decode_errors_seen = 0
 
     @property
@@ -139,25 +136,18 @@ class LiveSource:
             budget -= batch.nbytes
             stacks = batch[batch["kind"] == Kind.STACK]
             if len(stacks):
-                self._unnamed.update(int(a) for a in frames(stacks).ravel() if a)
-                self._unnamed -= self._named
+                self._names.want(frames(stacks).ravel().tolist())
             yield Records(batch)
         self._ring.release()
 
     def names(self) -> Iterator[Update]:
-        """Names of addresses that stacks brought and that have none yet."""
-        if not self._unnamed or "kallsyms" not in self._loaded.files:
-            return
-        now = time.monotonic_ns()
-        if now - self._naming_failed_ns < _FAILED_NAMING_NS:
-            return
-        named = name_addresses(read_fd(self._loaded.files["kallsyms"]).encode(), self._unnamed)
-        self._named |= named.keys()
-        self._unnamed -= named.keys()
-        if self._unnamed:
-            self._naming_failed_ns = now
-        if named:
+        """Names of addresses that stacks brought, as far as they are new."""
+        if named := self._names.new(time.monotonic_ns()):
             yield Symbols(named)
+
+    def _read_file(self, name: str) -> bytes:
+        """A file that the loader opened; empty where it could not."""
+        return read_fd(self._loaded.files[name]).encode() if name in self._loaded.files else b""
 
     def cgroups(self, ids: Iterable[int]) -> Iterator[Update]:
         """Paths of the cgroups, by the inode of their folder, which is their id (man 7 cgroups)."""
