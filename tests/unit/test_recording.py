@@ -28,12 +28,13 @@ from uaptrace.events import Counter, Kind
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates, recording_info
 from uaptrace.recording.columns import BATCH_ROWS
 from uaptrace.recording.info import trim
 from uaptrace.recording.schema import UPDATE_NAMES
-from uaptrace.units import Level
+from uaptrace.recording.writer import MAX_POSTPONED
+from uaptrace.units import NR_ORDERS, Level
 from uaptrace.wire import RECORD, RING_RECORD, Batch
 
 
@@ -361,6 +362,33 @@ def test_parts_together_are_the_recording_and_each_stands_alone(tmp_path: Path, 
                 seen += int((update.batch["kind"] == Kind.SET_DIRECT_MAP).sum())
             elif isinstance(update, CountersReading):
                 assert int(update.words[2]) == seen
+
+
+@pytest.mark.parametrize("busy_s", [7, 10**6])
+def test_a_part_begins_when_the_cache_can_be_read_as_a_whole(tmp_path: Path, busy_s: int) -> None:
+    """A part that begins in the middle of the cache's work would be inexact by itself; one that never could begin would grow for ever."""
+    now = [0.0]
+
+    def baseline() -> list[Update]:
+        free = (0,) * NR_ORDERS
+        at = int(now[0] * 1e9)
+        cache = CacheReading(at, at, np.empty(0, np.int64), np.empty(0, np.uint8), free, free, free, atomic=now[0] >= busy_s)
+        return [reading(at), cache, counters(at, 0)]
+
+    with RecordingWriter(tmp_path / "a.rec", clock=lambda: now[0], sync=False, max_age_s=3.0, baseline=baseline) as writer:
+        writer.write(start())
+        while writer.part == 0:
+            now[0] += 0.25
+            writer.write(Records(records(10, first_ns=int(now[0] * 1e9))))
+            writer.flush_if_due()
+            assert now[0] < 100
+    (cache,) = (u for u in read_updates(tmp_path / "a.rec.1", follow_parts=False) if isinstance(u, CacheReading))
+    if busy_s == 7:
+        assert cache.atomic
+        assert 7 <= now[0] <= 8
+    else:
+        assert not cache.atomic
+        assert 3 + MAX_POSTPONED <= now[0] <= 4 + MAX_POSTPONED
 
 
 def test_only_so_many_parts_are_kept(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ first of them. A second thread asks the kernel to bring each message to the disk
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -24,7 +25,7 @@ import uaptrace
 from uaptrace.errors import ReaderGoneError, RecordingError, UaptraceError
 from uaptrace.events import Kind
 from uaptrace.files import write_some
-from uaptrace.model.updates import Cgroups, Records, Start, Symbols, Update
+from uaptrace.model.updates import CacheReading, Cgroups, Records, Start, Symbols, Update
 from uaptrace.recording import schema
 from uaptrace.recording.codec import EncodedUpdate, encode
 from uaptrace.recording.columns import ColumnBuffer
@@ -37,6 +38,11 @@ K = TypeVar("K")
 
 PAYLOAD_BYTES: Final = 4 << 20
 """Bytes of readings that wait in memory before a batch is written early."""
+
+POSTPONED_S: Final = 1.0
+MAX_POSTPONED: Final = 30
+"""The next part waits so long, and so often at most, for a moment at which the cache can be read as a whole. A host that never has
+such a moment gets its part all the same, which says by itself that the cache was not read."""
 
 MAX_REMEMBERED: Final = 1 << 16
 """Names of processes and of stacks each that are kept to be repeated in the next part; the oldest are dropped."""
@@ -92,6 +98,8 @@ class RecordingWriter:
         self._stream: pa.ipc.RecordBatchStreamWriter | None = None
         self._first_row_s: float | None = None
         self._part_begin_s = 0.0
+        self._nr_postponed = 0
+        self._not_before_s = -math.inf
         self._last_time_ns = 0
         self._rotates = max_bytes is not None or max_age_s is not None
         self._remembered = _Remembered() if self._rotates else None
@@ -129,8 +137,8 @@ class RecordingWriter:
             self._write_batch()
         too_old = self._max_age_s is not None and now_s - self._part_begin_s >= self._max_age_s
         too_large = self._max_bytes is not None and self._good_bytes >= self._max_bytes
-        if too_old or too_large:
-            self._rotate()
+        if (too_old or too_large) and now_s >= self._not_before_s:
+            self._rotate(now_s)
 
     def flush(self) -> None:
         """Write what waits as one batch; an empty one is not written."""
@@ -276,12 +284,18 @@ class RecordingWriter:
         os.close(self._fd)
         self._fd = -1
 
-    def _rotate(self) -> None:
+    def _rotate(self, now_s: float) -> None:
         self._write_batch()
         if self._good_bytes == 0:
             return
         # The readings are taken before the old part ends: what happens meanwhile waits in the ring and comes after them.
         readings = list(self._baseline()) if self._baseline is not None else []
+        if self._nr_postponed < MAX_POSTPONED and any(isinstance(r, CacheReading) and not r.atomic for r in readings):
+            # A part that begins with the cache at no single moment would be inexact by itself.
+            self._nr_postponed += 1
+            self._not_before_s = now_s + POSTPONED_S
+            return
+        self._nr_postponed = 0
         self._close_part()
         self.part += 1
         self._open_part()
