@@ -131,9 +131,9 @@ def children(pid: int) -> list[int]:
 
 
 def loader_killed(daemon: Daemon) -> dict[str, Any]:
-    """The child that loads dies in the middle."""
+    """The child that loads dies in the middle. Without a ready file it is the only one."""
     say(f"{daemon.mechanism}: loader killed")
-    with subprocess.Popen(daemon.command(Path("/tmp/never"), PORT + 1), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(daemon.command(port=PORT + 1), cwd=TOP, stderr=subprocess.PIPE, text=True) as process:
         os.kill(until(lambda: children(process.pid), "the loader has begun")[0], signal.SIGKILL)
         words = process.stderr.read() if process.stderr else ""
         status = process.wait(LIMIT_S)

@@ -89,8 +89,9 @@ class Daemon:
         assert self._process is not None
         return self._process
 
-    def command(self, ready: Path, port: int = PORT) -> list[str]:
-        given = ["--listen", f"127.0.0.1:{port}", "--mechanism", self.mechanism, "--ring-size", RING, "--ready-file", str(ready)]
+    def command(self, ready: Path | None = None, port: int = PORT) -> list[str]:
+        given = ["--listen", f"127.0.0.1:{port}", "--mechanism", self.mechanism, "--ring-size", RING]
+        given += [] if ready is None else ["--ready-file", str(ready)]
         return [sys.executable, "-m", "tests.vm.sabotaged", "serve", *given]
 
     def start(self) -> None:
