@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.terminal import terminal
-from tests.vm.guest import UAPTRACE, get, programs, say, wait_for
+from tests.vm.guest import UAPTRACE, children, get, programs, say, wait_for
 
 READY = "READY"
 """Stands for the name of the ready file."""
@@ -80,16 +80,6 @@ ROWS = (
         files=(f"{THEIRS}/a.rec",),
     ),
 )
-
-
-def children(pid: int) -> list[int]:
-    """Processes whose parent this is. From /proc/*/stat: not every kernel has a list of children."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
 
 
 def lives(pid: int) -> bool:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.vm.guest import TOP, get, kernel_complaints, programs, say
+from tests.vm.guest import TOP, children, get, kernel_complaints, programs, say
 from tests.vm.sabotaged_daemon import LIMIT_S, PORT, URL, Daemon, Truth, until
 from tests.vm.sabotages import SABOTAGES, Sabotage
 
@@ -118,16 +118,6 @@ def answers() -> bool:
     with contextlib.suppress(OSError):
         return bool(get(f"{URL}/healthz"))
     return False
-
-
-def children(pid: int) -> list[int]:
-    """Of a process; not every kernel has a file for them."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
 
 
 def loader_killed(daemon: Daemon) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Final, NoReturn
 
 import click
 
+from uaptrace.commands.live import folder_of
 from uaptrace.errors import UaptraceError, UsageError
 from uaptrace.files import touch
-from uaptrace.places import descriptor_of
 from uaptrace.sources.privileges import drop_privileges
 
 _ANSWER_BYTES: Final = 1 << 16
@@ -95,7 +95,7 @@ def _wait_and_make(there: socket.socket, path: Path) -> NoReturn:
 def _become_owner(path: Path) -> bytes:
     """Why not, if so."""
     try:
-        drop_privileges(None if descriptor_of(str(path)) is not None else path.absolute().parent)
+        drop_privileges(folder_of(path))
     except (UaptraceError, OSError) as error:
         return f"cannot make {path}: {error}".encode()
     return b""

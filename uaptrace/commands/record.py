@@ -66,8 +66,7 @@ def record(
         writers.append(writer)
         return writer
 
-    # A recorder makes new parts in its folder while it runs, so it stays the user that may write there; it keeps no capability
-    # where that user is not root.
+    # A recorder makes new parts in its folder while it runs, so it becomes the user that may write there, without any capability.
     with (
         ready_file(ready_path) as ready,
         live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session,
