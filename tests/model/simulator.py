@@ -201,9 +201,7 @@ class SimulatedKernel:
         flags = 0
         pfn = self.lists.take(order)
         if pfn is None:
-            flags = int(Flag.REFILLED | Flag.FLUSHED)
-            if self.fault & Fault.NO_FLUSH:
-                flags = int(Flag.REFILLED)
+            flags = int(Flag.REFILLED if self.fault & Fault.NO_FLUSH else Flag.REFILLED | Flag.FLUSHED)
             for size in self.refill_orders:
                 chunk = self.pages_alloc(size) if size >= order else None
                 if chunk is not None:

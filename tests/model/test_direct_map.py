@@ -49,11 +49,7 @@ class NaiveMap:
             self.__init__()  # type: ignore[misc]
         for i, code in enumerate(reading.levels.tolist()):
             region = reading.first_region + i
-            pages = range(region * 512, region * 512 + 512)
-            self.absent.difference_update(pages)
-            self.holes.difference_update(pages)
-            self.large_absent.discard(region)
-            self.level.pop(region, None)
+            self.forget(region, reading.begin_ns)
             if code:
                 self.level[region] = code & 3
             if code & 3 != K4:
@@ -61,9 +57,6 @@ class NaiveMap:
             if code & LARGE_ABSENT:
                 self.large_absent.add(region)
                 self.touched.add(region)
-            for marks in (self.uncertain, self.unsplit):
-                if marks.get(region, reading.begin_ns + 1) <= reading.begin_ns:
-                    del marks[region]
         for region, row in zip(reading.split_regions.tolist(), reading.pages, strict=True):
             for page, state in enumerate(row.tolist()):
                 if state == PAGE_ABSENT:
@@ -72,6 +65,17 @@ class NaiveMap:
                 elif state == PAGE_HOLE:
                     self.holes.add(region * 512 + page)
         self.read_end_ns = max(self.read_end_ns, reading.end_ns)
+
+    def forget(self, region: int, read_ns: int) -> None:
+        """What was known of a region before it was read at ``read_ns``."""
+        pages = range(region * 512, region * 512 + 512)
+        self.absent.difference_update(pages)
+        self.holes.difference_update(pages)
+        self.large_absent.discard(region)
+        self.level.pop(region, None)
+        for marks in (self.uncertain, self.unsplit):
+            if marks.get(region, read_ns + 1) <= read_ns:
+                del marks[region]
 
     def lower(self, region: int, level: int) -> None:
         self.level[region] = level
@@ -126,6 +130,15 @@ class NaiveMap:
                 self.unsplit[region] = time_ns
                 self.lower(region, K4)
 
+    def change(self, pages: range, absent: bool) -> None:
+        """Pages of one region that is split."""
+        self.holes.difference_update(pages)
+        if absent:
+            self.absent.update(pages)
+            self.touched.add(pages.start // 512)
+        else:
+            self.absent.difference_update(pages)
+
     def pages(self, pfn: int, nr_pages: int, after: int, time_ns: int) -> None:
         level, absent = after & 3, bool(after & 128)
         for region in range(pfn // 512, (pfn + nr_pages - 1) // 512 + 1):
@@ -138,11 +151,7 @@ class NaiveMap:
             if self.level[region] != level:
                 continue
             if level == K4:
-                for page in range(max(pfn, region * 512), min(pfn + nr_pages, region * 512 + 512)):
-                    self.holes.discard(page)
-                    (self.absent.add if absent else self.absent.discard)(page)
-                    if absent:
-                        self.touched.add(region)
+                self.change(range(max(pfn, region * 512), min(pfn + nr_pages, region * 512 + 512)), absent)
                 continue
             first = region // REGIONS_PER_1G * REGIONS_PER_1G
             whole = range(first, first + REGIONS_PER_1G) if level == G1 else (region,)

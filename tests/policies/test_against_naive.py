@@ -75,12 +75,10 @@ def test_unmapped_alloc_is_the_kernels_page_for_page(memory: Memory, plan: list[
     chunks: list[tuple[int, int]] = []
 
     def refill(order: int) -> tuple[int, int] | None:
-        for chunk in range(max(order, 9), order - 1, -1):
-            page = engine.zone_allocate(zone, chunk, UNMOVABLE)
-            if page >= 0:
-                chunks.append((page, chunk))
-                return page, chunk
-        return None
+        tried = ((engine.zone_allocate(zone, chunk, UNMOVABLE), chunk) for chunk in range(max(order, 9), order - 1, -1))
+        taken = next((chunk for chunk in tried if chunk[0] >= 0), None)
+        chunks.extend([taken] if taken else [])
+        return taken
 
     naive = NaiveCache(refill)
     held: list[tuple[int, int, int]] = []
@@ -111,8 +109,8 @@ def test_unmapped_alloc_is_the_kernels_page_for_page(memory: Memory, plan: list[
     for i, expected in enumerate(rows):
         simulation.run(i + 1)
         assert simulation.rows() == expected
-    for ident, page, _ in held:
-        assert int(simulation.state.held[simulation.state.slot[ident]]) == page
+    places = simulation.state.held[simulation.state.slot[[ident for ident, _, _ in held]]]
+    assert places.tolist() == [page for _, page, _ in held]
 
 
 def test_expected_rows_follow_the_phases_of_a_test_in_a_virtual_machine() -> None:

@@ -121,6 +121,35 @@ CONDITIONS: Final = ("usual", "usual", "folder is gone", "signals ignored", "in 
 USERS: Final = ("same", "nobody") if os.geteuid() == 0 else ("same",)
 
 
+_NAMES: Final = {"no name": "", "dash": "-"}
+"""What is said as it is."""
+_STRANGE_NAMES: Final = {
+    "bytes in its name": os.fsdecode(b"\xff\xfe.rec"),
+    "lines in its name": "a\nuaptrace: b\x1b[31m\u202e",
+    "long name": "x" * 250,
+    "too long name": "x" * 300,
+}
+
+
+def _not_a_recording(at: Path) -> None:
+    at.write_text("not a recording\n" * 100)
+
+
+_MAKERS: Final[dict[str, Callable[[Path], object]]] = {
+    "good": lambda at: shutil.copy(RECORDING, at),
+    "cut": lambda at: at.write_bytes(RECORDING.read_bytes()[:-5000]),
+    "empty": Path.touch,
+    "text": _not_a_recording,
+    "old": _not_a_recording,
+    "zeros": lambda at: at.write_bytes(bytes(100_000)),
+    "folder": Path.mkdir,
+    "circle of links": lambda at: at.symlink_to(at),
+    "link to nothing": lambda at: at.symlink_to("nothing"),
+    "socket": lambda at: os.mknod(at, 0o140666),
+}
+"""Kinds of files, and what makes each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One way to start a command."""
@@ -199,57 +228,38 @@ class _Run:
 
     def path(self, kind: str, name: str) -> str:
         """A path of this kind; a file that is made there has the name."""
+        if kind.startswith(("/", "-")):
+            return kind
+        if kind in _NAMES:
+            return _NAMES[kind]
+        if kind == "the input":
+            return str(self.here / "in")
         at = self.here / name
-        match kind:
-            case "good":
+        if kind in _STRANGE_NAMES:
+            at = self.here / _STRANGE_NAMES[kind]
+            if name == "in" and kind != "too long name":
                 shutil.copy(RECORDING, at)
-            case "cut":
-                at.write_bytes(RECORDING.read_bytes()[:-5000])
-            case "empty":
-                at.touch()
-            case "text" | "old":
-                at.write_text("not a recording\n" * 100)
-            case "zeros":
-                at.write_bytes(bytes(100_000))
-            case "folder":
-                at.mkdir()
-            case "bytes in its name" | "lines in its name" | "long name":
-                strange = {"bytes": os.fsdecode(b"\xff\xfe.rec"), "lines": "a\nuaptrace: b\x1b[31m\u202e", "long": "x" * 250}[
-                    kind.split()[0]
-                ]
-                at = self.here / strange
-                if name == "in":
-                    shutil.copy(RECORDING, at)
-            case "too long name":
-                at = self.here / ("x" * 300)
-            case "below a file":
-                (self.here / "file").touch()
-                at = self.here / "file" / name
-            case "circle of links":
-                at.symlink_to(at)
-            case "link to nothing":
-                at.symlink_to("nothing")
-            case "in no folder":
-                at = self.here / "absent" / name
-            case "forbidden":
-                closed = self.folder / "closed"
-                closed.mkdir(mode=0o700, exist_ok=True)
-                shutil.copy(RECORDING, closed / name)
-                at = closed / name
-            case "socket":
-                os.mknod(at, 0o140666)
-            case "no name":
-                return ""
-            case "dash":
-                return "-"
-            case "the input":
-                return str(self.here / "in")
-            case _ if kind.startswith(("/", "-")):
-                return kind
+        elif kind in ("below a file", "in no folder", "forbidden"):
+            at = self._folder(kind) / name
+            if kind == "forbidden":
+                shutil.copy(RECORDING, at)
+        elif kind in _MAKERS:
+            _MAKERS[kind](at)
         if self.nobody and kind != "forbidden":
             with contextlib.suppress(OSError):
                 os.chown(at, NOBODY, NOBODY, follow_symlinks=False)
         return str(at)
+
+    def _folder(self, kind: str) -> Path:
+        """Where no file can be made, or none be opened."""
+        if kind == "below a file":
+            (self.here / "file").touch()
+            return self.here / "file"
+        if kind == "in no folder":
+            return self.here / "absent"
+        closed = self.folder / "closed"
+        closed.mkdir(mode=0o700, exist_ok=True)
+        return closed
 
     def stream(self, kind: str, number: int) -> int | None:
         """A descriptor; None: the terminal, or none (``prepare`` closes it)."""

@@ -6,6 +6,7 @@ A memory file laid out as the kernel lays out its ring buffer stands for the map
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -104,81 +105,79 @@ STEPS = st.lists(
 )
 
 
+class PlainRing:
+    """A ring and a plain list of what was put into it: what must come out is read from the list."""
+
+    def __init__(self, fake: FakeRing, ring: MappedRing) -> None:
+        self.fake = fake
+        self.ring = ring
+        self.put: list[tuple[int, int, int, str]] = []  # position, number, length, state: busy, done or discarded
+        self.seen: list[int] = []
+        self.number = 0
+
+    def add(self, length: int, state: str) -> None:
+        where = self.fake.reserve(body(self.number, length))
+        if where is not None:
+            self.put.append((where, self.number, length, state))
+            if state != "busy":
+                self.fake.submit(where, length, state == "discarded")
+        self.number += 1
+
+    @property
+    def newest_busy(self) -> int | None:
+        return next((i for i in reversed(range(len(self.put))) if self.put[i][3] == "busy"), None)
+
+    def finish(self, state: str) -> None:
+        at = self.newest_busy
+        if at is not None:
+            where, number, length, _ = self.put[at]
+            self.fake.submit(where, length, state == "discarded")
+            self.put[at] = (where, number, length, state)
+
+    def expected(self) -> tuple[list[int], int]:
+        """(numbers of the records before the first busy one, how many of another size were among them)."""
+        before = list(itertools.takewhile(lambda p: p[3] != "busy", self.put))
+        done = [(number, length) for _, number, length, state in before if state == "done"]
+        records = [number for number, length in done if length == RECORD.itemsize]
+        return records, len(done) - len(records)
+
+    def drain(self, limit: int | None) -> None:
+        while len(batch := self.ring.drain(limit)):
+            assert limit is None or len(batch) <= max(1, -(-limit // 64))
+            assert (batch["flags"] == batch["pfn"] & 0xFFFF).all()
+            assert not batch.flags.writeable
+            self.seen.extend(batch["pfn"].tolist())
+        assert (self.seen, self.ring.decode_errors) == self.expected()
+
+    def take(self, what: str, argument: int) -> None:
+        """One step of STEPS."""
+        if what in ("put", "discard"):
+            for _ in range(argument):
+                self.add(RECORD.itemsize, "done" if what == "put" else "discarded")
+        elif what in ("finish", "abandon"):
+            self.finish("done" if what == "finish" else "discarded")
+        elif what == "drain":
+            self.drain(argument or None)
+        else:
+            state = {"odd": "done", "odd discarded": "discarded", "begin": "busy", "begin odd": "busy"}[what]
+            self.add(argument or RECORD.itemsize, state)
+
+
 @given(steps=STEPS, position=st.integers(0, 2**40 // 8).map(lambda n: n * 8), short_run=st.sampled_from([64, 256, 1 << 20]))
 def test_every_submitted_record_comes_once_and_in_order(steps: list[tuple[str, int]], position: int, short_run: int) -> None:
     """Against a plain list of what was put in; a record being written holds back all behind it, and only those."""
-    put: list[tuple[int, int, int, str]] = []  # position, number, length, state: busy, done or discarded
-    seen: list[int] = []
-    number = 0
-    patch = pytest.MonkeyPatch()
-    # Chunks and the kept buffer of a few records, so that their edges are met too.
-    patch.setattr(ring_module, "_SHORT_RUN_BYTES", short_run)
-    patch.setattr(ring_module, "_KEPT_BYTES", 64 * 5)
-    patch.setattr(ring_module, "_CHUNK_BYTES", 64 * 3)
-    with opened(PAGE, position) as (fake, ring):
-
-        def add(length: int, state: str) -> None:
-            nonlocal number
-            where = fake.reserve(body(number, length))
-            if where is not None:
-                put.append((where, number, length, state))
-                if state != "busy":
-                    fake.submit(where, length, state == "discarded")
-            number += 1
-
-        def finish(state: str) -> None:
-            for i in reversed(range(len(put))):
-                where, its_number, length, its_state = put[i]
-                if its_state == "busy":
-                    fake.submit(where, length, state == "discarded")
-                    put[i] = (where, its_number, length, state)
-                    return
-
-        def expected() -> tuple[list[int], int]:
-            done, odd = [], 0
-            for _, its_number, length, state in put:
-                if state == "busy":
-                    break
-                if state == "done":
-                    if length == RECORD.itemsize:
-                        done.append(its_number)
-                    else:
-                        odd += 1
-            return done, odd
-
-        def drain_all(limit: int | None) -> None:
-            while len(batch := ring.drain(limit)):
-                assert limit is None or len(batch) <= max(1, -(-limit // 64))
-                assert (batch["flags"] == batch["pfn"] & 0xFFFF).all()
-                assert not batch.flags.writeable
-                seen.extend(batch["pfn"].tolist())
-
+    with pytest.MonkeyPatch.context() as patch, opened(PAGE, position) as (fake, ring):
+        # Chunks and the kept buffer of a few records, so that their edges are met too.
+        patch.setattr(ring_module, "_SHORT_RUN_BYTES", short_run)
+        patch.setattr(ring_module, "_KEPT_BYTES", 64 * 5)
+        patch.setattr(ring_module, "_CHUNK_BYTES", 64 * 3)
+        plain = PlainRing(fake, ring)
         for what, argument in steps:
-            if what == "put":
-                for _ in range(argument):
-                    add(RECORD.itemsize, "done")
-            elif what == "discard":
-                for _ in range(argument):
-                    add(RECORD.itemsize, "discarded")
-            elif what == "odd":
-                add(argument, "done")
-            elif what == "odd discarded":
-                add(argument, "discarded")
-            elif what == "begin":
-                add(RECORD.itemsize, "busy")
-            elif what == "begin odd":
-                add(argument, "busy")
-            elif what in ("finish", "abandon"):
-                finish("done" if what == "finish" else "discarded")
-            else:
-                drain_all(argument or None)
-                assert (seen, ring.decode_errors) == expected()
-        while any(p[3] == "busy" for p in put):
-            finish("done")
-        drain_all(None)
-        assert (seen, ring.decode_errors) == expected()
+            plain.take(what, argument)
+        while plain.newest_busy is not None:
+            plain.finish("done")
+        plain.drain(None)
         assert ring.used_bytes == fake.used() == 0
-    patch.undo()
 
 
 def test_a_record_being_written_holds_back_what_is_behind_it() -> None:

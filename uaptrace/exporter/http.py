@@ -323,22 +323,28 @@ class _Connection(asyncio.Protocol):
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 self._ask_for_body()
                 return
-            if isinstance(event, h11.Request):
-                if problem := problem_of_headers(event, self._limits.body_bytes):
-                    self._refuse(*problem)
-                    return
-                self._request = event
-                self._body_bytes = 0
-            elif isinstance(event, h11.Data):
-                self._body_bytes += len(event.data)
-                if self._body_bytes > self._limits.body_bytes:
-                    self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body that is too large")
-                    return
-            elif isinstance(event, h11.EndOfMessage):
-                self._work()
-            elif isinstance(event, h11.ConnectionClosed):
-                self._close()
+            if not self._take(event):
                 return
+
+    def _take(self, event: object) -> bool:
+        """Part of a request, or its end. False: nothing more is read from this client."""
+        if isinstance(event, h11.Request):
+            if problem := problem_of_headers(event, self._limits.body_bytes):
+                self._refuse(*problem)
+                return False
+            self._request = event
+            self._body_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._body_bytes += len(event.data)
+            if self._body_bytes > self._limits.body_bytes:
+                self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body that is too large")
+                return False
+        elif isinstance(event, h11.EndOfMessage):
+            self._work()
+        elif isinstance(event, h11.ConnectionClosed):
+            self._close()
+            return False
+        return True
 
     def _ask_for_body(self) -> None:
         """A client that wants to know first whether its body is wanted is told to go on; it is read and ignored."""

@@ -21,6 +21,7 @@ from uaptrace.exporter.yaml_text import NotYamlError, Scalar, one_line, parse_ya
 
 T = TypeVar("T")
 
+_TLS: Final = "tls_server_config"
 _VERSIONS: Final = {
     "TLS10": ssl.TLSVersion.TLSv1,
     "TLS11": ssl.TLSVersion.TLSv1_1,
@@ -124,6 +125,30 @@ class ConfigWatch:
         return self._config
 
 
+@dataclass(frozen=True, slots=True)
+class _TlsKeys:
+    """The keys of tls_server_config, each checked by itself; empty where it is not given."""
+
+    certificate: str
+    certificate_file: str
+    key: str
+    key_file: str
+    client_ca: str
+    client_ca_file: str
+    client_auth: str
+    sans: frozenset[str]
+    minimum: ssl.TLSVersion
+    maximum: ssl.TLSVersion
+    ciphers: list[str]
+    server_order: bool
+    curves: list[str]
+
+    @property
+    def switches_tls_on(self) -> bool:
+        files = (self.certificate, self.certificate_file, self.key, self.key_file, self.client_ca, self.client_ca_file)
+        return any(files) or bool(self.client_auth)
+
+
 class _Reader:
     """One file being checked; knows its name and folder for messages and relative paths."""
 
@@ -133,12 +158,12 @@ class _Reader:
 
     def config(self, document: object) -> WebConfig:
         top = self._table(document, "")
-        tls_table = top.pop("tls_server_config", None)
+        tls_table = top.pop(_TLS, None)
         http_table = top.pop("http_server_config", None)
         users_table = top.pop("basic_auth_users", None)
         rate_table = top.pop("rate_limit", None)
         self._nothing_left(top, "")
-        context, sans = self._tls(self._table(tls_table, "tls_server_config"))
+        context, sans = self._tls(self._table(tls_table, _TLS))
         interval_s, burst = self._rate_limit(self._table(rate_table, "rate_limit"))
         return WebConfig(
             tls=context,
@@ -151,63 +176,82 @@ class _Reader:
         )
 
     def _tls(self, table: dict[str, Any]) -> tuple[ssl.SSLContext | None, frozenset[str]]:
-        where = "tls_server_config"
-        take = self._take
-        certificate, certificate_file = take(table, where, "cert", str, ""), take(table, where, "cert_file", str, "")
-        key, key_file = take(table, where, "key", str, ""), take(table, where, "key_file", str, "")
-        client_ca, client_ca_file = take(table, where, "client_ca", str, ""), take(table, where, "client_ca_file", str, "")
-        client_auth = take(table, where, "client_auth_type", str, "")
-        sans = frozenset(self._strings(table, where, "client_allowed_sans"))
-        minimum = self._version(table, "min_version", "TLS12")
-        maximum = self._version(table, "max_version", "TLS13")
-        ciphers = self._strings(table, where, "cipher_suites")
-        server_order = take(table, where, "prefer_server_cipher_suites", bool, True)
-        curves = self._strings(table, where, "curve_preferences")
-        self._nothing_left(table, where)
-
-        if not (certificate or certificate_file or key or key_file or client_ca or client_ca_file or client_auth):
+        keys = self._tls_keys(table)
+        if not keys.switches_tls_on:
             # As with the toolkit: the other keys alone do not switch TLS on.
-            if sans or ciphers or curves:
-                raise self._error(where, "there is no cert_file and key_file, so it would have no effect")
+            if keys.sans or keys.ciphers or keys.curves:
+                raise self._error(_TLS, "there is no cert_file and key_file, so it would have no effect")
             return None, frozenset()
-        for inline, name in ((certificate, "cert"), (key, "key")):
-            if bool(inline) == bool(certificate_file if name == "cert" else key_file):
-                raise self._error(where, f"exactly one of {name} and {name}_file is needed")
-        if client_ca and client_ca_file:
-            raise self._error(where, "only one of client_ca and client_ca_file can be given")
-        if client_auth in _UNVERIFIED_CLIENT_AUTH:
-            raise self._error(f"{where}.client_auth_type", f"{client_auth} checks nothing; use RequireAndVerifyClientCert")
-        if client_auth not in _CLIENT_AUTH:
-            known = ", ".join(name for name in _CLIENT_AUTH if name)
-            raise self._error(f"{where}.client_auth_type", f"unknown value {client_auth!r}; one of {known}")
-        verify = _CLIENT_AUTH[client_auth]
-        if (client_ca or client_ca_file) and verify == ssl.CERT_NONE:
-            raise self._error(where, "a client CA needs client_auth_type: RequireAndVerifyClientCert")
-        if sans and verify != ssl.CERT_REQUIRED:
-            raise self._error(f"{where}.client_allowed_sans", "needs client_auth_type: RequireAndVerifyClientCert")
-        if minimum > maximum:
-            raise self._error(where, "min_version is above max_version")
+        self._check_files(keys)
+        verify = self._client_verification(keys)
+        if keys.minimum > keys.maximum:
+            raise self._error(_TLS, "min_version is above max_version")
+        return self._context(keys, verify), keys.sans
 
+    def _tls_keys(self, table: dict[str, Any]) -> _TlsKeys:
+        def text(name: str) -> str:
+            return str(self._take(table, _TLS, name, str, ""))
+
+        keys = _TlsKeys(
+            certificate=text("cert"),
+            certificate_file=text("cert_file"),
+            key=text("key"),
+            key_file=text("key_file"),
+            client_ca=text("client_ca"),
+            client_ca_file=text("client_ca_file"),
+            client_auth=text("client_auth_type"),
+            sans=frozenset(self._strings(table, _TLS, "client_allowed_sans")),
+            minimum=self._version(table, "min_version", "TLS12"),
+            maximum=self._version(table, "max_version", "TLS13"),
+            ciphers=self._strings(table, _TLS, "cipher_suites"),
+            server_order=bool(self._take(table, _TLS, "prefer_server_cipher_suites", bool, True)),
+            curves=self._strings(table, _TLS, "curve_preferences"),
+        )
+        self._nothing_left(table, _TLS)
+        return keys
+
+    def _check_files(self, keys: _TlsKeys) -> None:
+        for name, inline, file in (("cert", keys.certificate, keys.certificate_file), ("key", keys.key, keys.key_file)):
+            if bool(inline) == bool(file):
+                raise self._error(_TLS, f"exactly one of {name} and {name}_file is needed")
+        if keys.client_ca and keys.client_ca_file:
+            raise self._error(_TLS, "only one of client_ca and client_ca_file can be given")
+
+    def _client_verification(self, keys: _TlsKeys) -> ssl.VerifyMode:
+        where = f"{_TLS}.client_auth_type"
+        if keys.client_auth in _UNVERIFIED_CLIENT_AUTH:
+            raise self._error(where, f"{keys.client_auth} checks nothing; use RequireAndVerifyClientCert")
+        if keys.client_auth not in _CLIENT_AUTH:
+            known = ", ".join(name for name in _CLIENT_AUTH if name)
+            raise self._error(where, f"unknown value {keys.client_auth!r}; one of {known}")
+        verify = _CLIENT_AUTH[keys.client_auth]
+        if (keys.client_ca or keys.client_ca_file) and verify == ssl.CERT_NONE:
+            raise self._error(_TLS, "a client CA needs client_auth_type: RequireAndVerifyClientCert")
+        if keys.sans and verify != ssl.CERT_REQUIRED:
+            raise self._error(f"{_TLS}.client_allowed_sans", "needs client_auth_type: RequireAndVerifyClientCert")
+        return verify
+
+    def _context(self, keys: _TlsKeys, verify: ssl.VerifyMode) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version, context.maximum_version = minimum, maximum
+        context.minimum_version, context.maximum_version = keys.minimum, keys.maximum
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-        if server_order:
+        if keys.server_order:
             context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
         else:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-        self._load_certificate(context, certificate, certificate_file, key, key_file)
+        self._load_certificate(context, keys.certificate, keys.certificate_file, keys.key, keys.key_file)
         if verify != ssl.CERT_NONE:
-            self._load_client_ca(context, client_ca, client_ca_file)
+            self._load_client_ca(context, keys.client_ca, keys.client_ca_file)
             context.verify_mode = verify
-        if ciphers:
-            self._set_ciphers(context, ciphers)
-        if curves:
-            self._set_curves(context, curves)
-        return context, sans
+        if keys.ciphers:
+            self._set_ciphers(context, keys.ciphers)
+        if keys.curves:
+            self._set_curves(context, keys.curves)
+        return context
 
     def _load_certificate(self, context: ssl.SSLContext, certificate: str, certificate_file: str, key: str, key_file: str) -> None:
-        where = "tls_server_config"
+        where = _TLS
         for name, text in (("cert_file", certificate_file), ("key_file", key_file)):
             if text:
                 file = self._path(text)
@@ -224,7 +268,7 @@ class _Reader:
                 raise self._error(where, f"certificate and key cannot be used: {one_line(error)}") from None
 
     def _load_client_ca(self, context: ssl.SSLContext, client_ca: str, client_ca_file: str) -> None:
-        where = "tls_server_config.client_ca"
+        where = f"{_TLS}.client_ca"
         if not client_ca and not client_ca_file:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
             return
@@ -238,7 +282,7 @@ class _Reader:
             raise self._error(where, f"not a CA certificate in PEM form: {one_line(error)}") from None
 
     def _set_ciphers(self, context: ssl.SSLContext, names: list[str]) -> None:
-        where = "tls_server_config.cipher_suites"
+        where = f"{_TLS}.cipher_suites"
         for name in names:
             if name not in _CIPHERS and name not in _TLS13_CIPHERS:
                 raise self._error(where, f"unknown cipher suite {name!r}")
@@ -253,7 +297,7 @@ class _Reader:
             raise self._error(where, f"none of them is in this OpenSSL: {one_line(error)}") from None
 
     def _set_curves(self, context: ssl.SSLContext, names: list[str]) -> None:
-        where = "tls_server_config.curve_preferences"
+        where = f"{_TLS}.curve_preferences"
         for name in names:
             if name not in _CURVES:
                 raise self._error(where, f"unknown curve {name!r}; one of {', '.join(_CURVES)}")
@@ -265,9 +309,9 @@ class _Reader:
             raise self._error(where, f"{names[0]} cannot be set with this Python ({one_line(error)}); leave it out") from None
 
     def _version(self, table: dict[str, Any], name: str, default: str) -> ssl.TLSVersion:
-        text = self._take(table, "tls_server_config", name, str, default)
+        text = self._take(table, _TLS, name, str, default)
         if text not in _VERSIONS:
-            raise self._error(f"tls_server_config.{name}", f"unknown version {text!r}; one of {', '.join(_VERSIONS)}")
+            raise self._error(f"{_TLS}.{name}", f"unknown version {text!r}; one of {', '.join(_VERSIONS)}")
         return _VERSIONS[text]
 
     def _http(self, table: dict[str, Any], has_tls: bool) -> Mapping[str, str]:

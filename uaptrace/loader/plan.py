@@ -68,6 +68,17 @@ def _without_flag(planned: PlannedHook) -> PlannedHook:
 _PAGE_ALLOC_HOOKS: Final = {"PAGE_ALLOC": PageAllocHook.TRACEPOINT, "ALLOC_PAGES": PageAllocHook.ENTRY}
 
 
+def _not_wanted(hook: Hook, has_series: bool, page_alloc: PageAllocHook) -> str:
+    """Why a hook is left out on purpose; empty: it is wanted."""
+    if hook.need is Need.SERIES and not has_series:
+        return "the series is not in this kernel"
+    if hook.name in _PAGE_ALLOC_HOOKS and _PAGE_ALLOC_HOOKS[hook.name] is not page_alloc:
+        return f"only with --page-alloc-hook={_PAGE_ALLOC_HOOKS[hook.name]}"
+    if hook.name == "ALLOC_PAGES_COUNT" and (page_alloc is not PageAllocHook.COUNT or has_series):
+        return "only with --page-alloc-hook=count on a kernel without the series"
+    return ""
+
+
 def _plan(
     hook: Hook,
     symbols: Mapping[str, int],
@@ -78,12 +89,8 @@ def _plan(
     forced: str | None,
     refusals: Sequence[str],
 ) -> PlannedHook:
-    if hook.need is Need.SERIES and not has_series:
-        return PlannedHook(hook, None, NONE, "the series is not in this kernel")
-    if hook.name in _PAGE_ALLOC_HOOKS and _PAGE_ALLOC_HOOKS[hook.name] is not page_alloc:
-        return PlannedHook(hook, None, NONE, f"only with --page-alloc-hook={_PAGE_ALLOC_HOOKS[hook.name]}")
-    if hook.name == "ALLOC_PAGES_COUNT" and (page_alloc is not PageAllocHook.COUNT or has_series):
-        return PlannedHook(hook, None, NONE, "only with --page-alloc-hook=count on a kernel without the series")
+    if reason := _not_wanted(hook, has_series, page_alloc):
+        return PlannedHook(hook, None, NONE, reason)
     symbol = next((s for s in hook.symbols if s in symbols), None)
     if symbol is None:
         return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)

@@ -157,8 +157,6 @@ class Audit:
         if not self._has_series:
             return
         if columns.count(KindCode.REQUEST) or self._requests:
-            if not self._was_compared and self._unentered_base is None:
-                self._unentered_base = 0  # the counters began with these records
             self._judge_requests(columns)
         if columns.count(KindCode.ALLOC):
             self._judge_allocations(columns)
@@ -177,6 +175,8 @@ class Audit:
 
     def _judge_requests(self, columns: Columns) -> None:
         """1: between two REQUEST records of a task there is a sign that the first one entered the cache."""
+        if not self._was_compared and self._unentered_base is None:
+            self._unentered_base = 0  # the counters began with these records
         if self._missing[1]:
             return
         task = columns.by_task
@@ -268,30 +268,19 @@ class Audit:
 
     def _follow_error(self, columns: Columns, at: int) -> None:
         kind, tid, flags, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("kind", "tid", "flags", "pfn", "nr_pages"))
+        errors = self._errors.get(tid, [])
+        ignored: list[_Error] = []
         if kind == KindCode.SET_DIRECT_MAP:
             if not flags & _IN_CACHE:
                 return
-            errors = self._errors.setdefault(tid, [])
             # The same pages tried again: only the last try counts.
-            errors[:] = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+            errors = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
             code = int(columns.column("aux")[at])
             if code and len(errors) < _MAX_ERRORS_PER_TASK:
                 time_ns, restoring = int(columns.column("time_ns")[at]), bool(flags & FlagCode.DEFAULT)
                 errors.append(_Error(pfn, nr_pages, restoring, code, time_ns, columns.process(at), columns.stack(at)))
-        errors = self._errors.get(tid, [])
-        ignored: list[_Error] = []
-        if kind == KindCode.ALLOC:
-            # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
-            if not flags & FlagCode.FAILED:
-                ignored = [e for e in errors if not e.restoring]
-            errors = []
-        elif kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
-            errors = [e for e in errors if e.restoring]  # the chunk was given up, and perhaps another one taken
-        elif kind == KindCode.RELEASE:
-            ignored = [e for e in errors if e.restoring and _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-            errors = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-        elif kind == KindCode.SHRINK:
-            errors = []
+        else:
+            errors, ignored = _judged(errors, kind, pfn, nr_pages, failed=bool(flags & FlagCode.FAILED))
         for e in ignored:
             what = "released" if e.restoring else "handed out"
             seen = f"it failed with {e.code} and the page was {what} all the same"
@@ -599,6 +588,19 @@ def _shown(finding: Finding, names: Names) -> Violation:
         comm=names.comm(finding.process),
         stack=names.stack(finding.stack),
     )
+
+
+def _judged(errors: list[_Error], kind: int, pfn: int, nr_pages: int, *, failed: bool) -> tuple[list[_Error], list[_Error]]:
+    """(errors of a task that are still to be answered, those that its event of this kind shows to have been ignored)."""
+    if kind == KindCode.ALLOC:
+        # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
+        return [], [] if failed else [e for e in errors if not e.restoring]
+    if kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
+        return [e for e in errors if e.restoring], []  # the chunk was given up, and perhaps another one taken
+    if kind == KindCode.RELEASE:
+        here = [e for e in errors if _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+        return [e for e in errors if e not in here], [e for e in here if e.restoring]
+    return ([] if kind == KindCode.SHRINK else errors), []
 
 
 def _overlap(pfn: int, nr_pages: int, other: int, nr_other: int) -> bool:

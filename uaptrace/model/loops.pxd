@@ -40,6 +40,7 @@ cpdef int64_t refill_ends(Fields fields, int64_t[::1] open_tid, int64_t[::1] ope
 cpdef void refills_under_way(const int64_t[::1] begins, const int64_t[::1] ends, const int64_t[::1] firsts, const int64_t[::1] sizes, const int64_t[::1] records, const int64_t[::1] pfns, uint8_t[::1] out, int64_t[::1] window) noexcept
 @cython.locals(i=int64_t, kind=int64_t, tgid=int64_t, row=int64_t)
 cpdef int64_t count_by_process(Fields fields, int64_t begin, int64_t end, int64_t max_tgid, int32_t[::1] row_of, int64_t[:, ::1] sums) except -1
+cdef inline void _count_call(int64_t[:, ::1] sums, int64_t row, int64_t kind) noexcept
 @cython.locals(run=int64_t, longest=int64_t, end=int64_t, nr_stranded=int64_t, start=int64_t, i=int64_t, level=uint8_t)
 cpdef int64_t sum_levels(const uint8_t[::1] levels, const int32_t[::1] slot, const uint8_t[::1] was_split, const uint8_t[::1] was_absent, int64_t k4, const uint8_t[::1] whole, int64_t[::1] counts) except -1
 @cython.locals(pairs=uint64_t)

@@ -352,14 +352,19 @@ def count_by_process(fields: Fields, begin: int, end: int, max_tgid: int, row_of
                 sums[row, _ALLOCATED] += fields.nr_pages[i]
         elif kind == _FREE:
             sums[row, _FREED] += fields.nr_pages[i]
-        elif kind == _SET_DIRECT_MAP:
-            sums[row, _SET_DIRECT_MAP_CALLS] += 1
-        elif kind == _SPLIT:
-            sums[row, _SPLITS] += 1
-        elif kind == _REFILL:
-            sums[row, _REFILLS] += 1
+        else:
+            _count_call(sums, row, kind)
         i += 1
     return i
+
+
+def _count_call(sums: Any, row: int, kind: int) -> None:
+    if kind == _SET_DIRECT_MAP:
+        sums[row, _SET_DIRECT_MAP_CALLS] += 1
+    elif kind == _SPLIT:
+        sums[row, _SPLITS] += 1
+    elif kind == _REFILL:
+        sums[row, _REFILLS] += 1
 
 
 def sum_levels(levels: Any, slot: Any, was_split: Any, was_absent: Any, k4: int, whole: Any, counts: Any) -> int:

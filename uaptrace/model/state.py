@@ -302,6 +302,19 @@ class KernelState:
             return ["nothing is traced yet"]
         reasons = [f"{what} are not seen: the hook {name} is not attached" for name, what in self._missing_hooks]
         reasons += self._silences.reasons()
+        reasons += self._map_reasons()
+        if self._start.host.has_series:
+            reasons += self._cache_reasons()
+        if self._counters is None:
+            reasons.append("not compared with the kernel's counters yet")
+        elif not self._was_quiet:
+            reasons.append("not compared with the kernel's counters yet: there was no quiet moment")
+        elif any(self._splits.surplus.values()):
+            reasons.append(f"records tell of {sum(self._splits.surplus.values())} splits more than the kernel counted")
+        return reasons
+
+    def _map_reasons(self) -> list[str]:
+        reasons = []
         if not self.direct_map.is_read:
             reasons.append("baseline not read yet")
         else:
@@ -316,22 +329,16 @@ class KernelState:
             reasons.append(f"more than {MAX_MAP_ROWS} regions of 2 MiB have absent pages: which pages is not followed")
         if self._unreadable:
             reasons.append(f"the page tables of {len(self._unreadable)} regions of 2 MiB could not be read")
-        if self._start.host.has_series:
-            if self.cache.is_overfull:
-                reasons.append(f"the unmapped cache is in more than {MAX_CACHE_ROWS} regions of 2 MiB: its pages are not followed")
-            elif not self.cache.is_read:
-                reasons.append("the unmapped cache was not read at a quiet moment yet")
-            elif self._cache_lost_ns is not None:
-                reasons.append(f"{self._cache_reason}: the unmapped cache is to be read again")
-            elif self._rows.reason:
-                reasons.append(self._rows.reason)
-        if self._counters is None:
-            reasons.append("not compared with the kernel's counters yet")
-        elif not self._was_quiet:
-            reasons.append("not compared with the kernel's counters yet: there was no quiet moment")
-        elif any(self._splits.surplus.values()):
-            reasons.append(f"records tell of {sum(self._splits.surplus.values())} splits more than the kernel counted")
         return reasons
+
+    def _cache_reasons(self) -> list[str]:
+        if self.cache.is_overfull:
+            return [f"the unmapped cache is in more than {MAX_CACHE_ROWS} regions of 2 MiB: its pages are not followed"]
+        if not self.cache.is_read:
+            return ["the unmapped cache was not read at a quiet moment yet"]
+        if self._cache_lost_ns is not None:
+            return [f"{self._cache_reason}: the unmapped cache is to be read again"]
+        return [self._rows.reason] if self._rows.reason else []
 
     def _is_exact(self) -> bool:
         return not self._reasons()

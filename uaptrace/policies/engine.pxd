@@ -99,11 +99,15 @@ cdef void _put_page(Engine s, int64_t design, int64_t owner, int64_t page) noexc
 cdef void _count_exposed(Engine s, int64_t page, int64_t nr_pages) noexcept
 @cython.locals(kind=int64_t, page=int64_t, rounds=int64_t)
 cdef void _allocate_ordinary(Engine s, int64_t design, int64_t ident, int64_t order, int64_t flags) noexcept
-@cython.locals(i=int64_t, j=int64_t, nr_pages=int64_t, page=int64_t, slot=int64_t)
+@cython.locals(nr_pages=int64_t, page=int64_t, slot=int64_t)
 cdef void _allocate(Engine s, int64_t design, int64_t ident, int64_t order, int64_t flags, int64_t owner, int64_t recorded) noexcept
+@cython.locals(i=int64_t, j=int64_t, page=int64_t)
+cdef bint _allocate_pages(Engine s, int64_t design, int64_t slot, int64_t nr_pages, int64_t flags, int64_t owner) noexcept
 @cython.locals(how=int64_t, i=int64_t, nr_pages=int64_t, order=int64_t, page=int64_t, slot=int64_t)
 cdef void _free(Engine s, int64_t design, int64_t ident, int64_t owner) noexcept
 @cython.locals(first=int64_t, flush=bint, how=int64_t, i=int64_t, page=int64_t, slot=int64_t)
 cdef void _change(Engine s, int64_t ident) noexcept
-@cython.locals(first=int64_t, i=int64_t, length=int64_t, place=int64_t, value=int64_t, what=int64_t, who=int64_t)
+@cython.locals(value=int64_t)
+cdef void _change_range(Engine s, int64_t what, int64_t flags, int64_t first, int64_t nr_pages) noexcept
+@cython.locals(i=int64_t, place=int64_t, what=int64_t, who=int64_t)
 cpdef void run(Engine s, int64_t design, const uint8_t[::1] op, const int32_t[::1] ident, const uint8_t[::1] order, const uint8_t[::1] flags, const int32_t[::1] owner, const int64_t[::1] pfn, const int64_t[::1] nr_pages, bint use_recorded, int64_t begin, int64_t end) noexcept

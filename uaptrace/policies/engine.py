@@ -804,20 +804,9 @@ def _allocate(s: Engine, design: int, ident: int, order: int, flags: int, owner:
     slot = s.slot[ident]
     s.counts[_C_REQUESTS] += 1
     if design in (_GROUPED, _PKS, _POOL):
-        for i in range(nr_pages):
-            page = _serve_page(s, design, owner)
-            if page < 0:
-                for j in range(i):
-                    _put_page(s, design, owner, s.held[slot + j])
-                s.counts[_C_FAILED] += 1
-                return
-            s.held[slot + i] = page
-        for i in range(nr_pages):
-            page = s.held[slot + i]
-            if flags & _HIDDEN:
-                if design == _GROUPED:
-                    _hide_pages(s, page, 1)
-                _count_exposed(s, page, 1)
+        if not _allocate_pages(s, design, slot, nr_pages, flags, owner):
+            s.counts[_C_FAILED] += 1
+            return
         s.held_as[ident] = _HELD_PAGES
     else:
         page = recorded if flags & _IN_USE else _serve_block(s, design, order, recorded)
@@ -832,6 +821,24 @@ def _allocate(s: Engine, design: int, ident: int, order: int, flags: int, owner:
         s.held_as[ident] = _HELD_RECORDED if design == _NONE and recorded >= 0 else _HELD_BLOCK
     s.held_order[ident] = order
     s.counts[_C_HELD] += nr_pages
+
+
+def _allocate_pages(s: Engine, design: int, slot: int, nr_pages: int, flags: int, owner: int) -> bool:
+    """Page by page, for a design that has no blocks; False: there are not as many, and none is taken."""
+    for i in range(nr_pages):
+        page = _serve_page(s, design, owner)
+        if page < 0:
+            for j in range(i):
+                _put_page(s, design, owner, s.held[slot + j])
+            return False
+        s.held[slot + i] = page
+    if flags & _HIDDEN:
+        for i in range(nr_pages):
+            page = s.held[slot + i]
+            if design == _GROUPED:
+                _hide_pages(s, page, 1)
+            _count_exposed(s, page, 1)
+    return True
 
 
 def _free(s: Engine, design: int, ident: int, owner: int) -> None:
@@ -883,6 +890,16 @@ def _change(s: Engine, ident: int) -> None:
         s.counts[_C_FLUSHES] += 1
 
 
+def _change_range(s: Engine, what: int, flags: int, first: int, nr_pages: int) -> None:
+    if first < 0 or first + nr_pages > s.nr_pages or s.level[first >> _PMD] == 0:
+        s.counts[_C_OUTSIDE] += 1
+        return
+    value = _DEFAULT
+    if what == _CHANGE_RANGE:
+        value = _ABSENT if flags & _HIDDEN else _OTHER_PERMISSION
+    _set_range(s, first, nr_pages, value)
+
+
 def run(
     s: Engine,
     design: int,
@@ -912,15 +929,7 @@ def run(
         elif what == _CHANGE:
             _change(s, who)
         elif what in (_CHANGE_RANGE, _RESTORE_RANGE):
-            first = pfn[i]
-            length = nr_pages[i]
-            if first < 0 or first + length > s.nr_pages or s.level[first >> _PMD] == 0:
-                s.counts[_C_OUTSIDE] += 1
-            else:
-                value = _DEFAULT
-                if what == _CHANGE_RANGE:
-                    value = _ABSENT if flags[i] & _HIDDEN else _OTHER_PERMISSION
-                _set_range(s, first, length, value)
+            _change_range(s, what, flags[i], pfn[i], nr_pages[i])
         elif what == _SHRINK:
             _shrink(s, design, nr_pages[i])
         elif what == _CLOSE and design == _POOL:

@@ -216,26 +216,46 @@ def _take(
     state: _Recorded, kind: int, time_ns: int, pfn: int, nr_pages: int, tid: int, tgid: int, aux: int, order: int, after: int, flags: int
 ) -> None:
     if kind == Kind.SPLIT:
-        if not flags & (Flag.KERNEL_IMAGE | Flag.OTHER_MAPPING):
-            before = state.pending_splits.get(tid)
-            if before is None or not before[0] <= pfn < before[0] + before[1]:  # else 2M of the 1G that it has just split
-                _settle_split(state, tid, time_ns)
-            state.pending_splits[tid] = (pfn, nr_pages)
+        _take_split(state, pfn, nr_pages, tid, time_ns, flags)
         return
+    changes = kind in (Kind.SET_DIRECT_MAP, Kind.CPA)
     split = state.pending_splits.get(tid)
-    if split is not None and kind in (Kind.SET_DIRECT_MAP, Kind.CPA) and split[0] <= pfn < split[0] + split[1]:
+    if split is not None and changes and split[0] <= pfn < split[0] + split[1]:
         del state.pending_splits[tid]  # this call made it, and is a request of its own
     elif split is not None:
         _settle_split(state, tid, time_ns)
-    if kind == Kind.ALLOC:
+    if not changes:
+        _take_of_cache(state, kind, time_ns, pfn, tgid, aux, order, flags)
+    elif aux != 0 or flags & (Flag.IN_CACHE | Flag.IN_SHRINK):
+        return  # it failed, or is the cache's own doing
+    elif kind == Kind.CPA:
+        _change_range(state, pfn, nr_pages, bool(after & Mapping.ABSENT), time_ns)
+    elif flags & Flag.VALID_NR and nr_pages != 1:
+        _change_range(state, pfn, nr_pages, bool(flags & Flag.INVALID), time_ns)
+    elif flags & Flag.INVALID:
+        state.allocate(pfn, 0, tgid, time_ns)
+    elif flags & Flag.DEFAULT:
+        state.free(pfn, time_ns)
+
+
+def _take_split(state: _Recorded, pfn: int, nr_pages: int, tid: int, time_ns: int, flags: int) -> None:
+    if flags & (Flag.KERNEL_IMAGE | Flag.OTHER_MAPPING):
+        return
+    before = state.pending_splits.get(tid)
+    if before is None or not before[0] <= pfn < before[0] + before[1]:  # else 2M of the 1G that it has just split
+        _settle_split(state, tid, time_ns)
+    state.pending_splits[tid] = (pfn, nr_pages)
+
+
+def _take_of_cache(state: _Recorded, kind: int, time_ns: int, pfn: int, tgid: int, aux: int, order: int, flags: int) -> None:
+    """What the cache of the series reports, which also tells that there is one."""
+    if kind in (Kind.ALLOC, Kind.FREE, Kind.REFILL):
         state.cached = True
-        if not flags & Flag.FAILED:
-            state.allocate(pfn, order, tgid, time_ns)
+    if kind == Kind.ALLOC and not flags & Flag.FAILED:
+        state.allocate(pfn, order, tgid, time_ns)
     elif kind == Kind.FREE:
-        state.cached = True
         state.free(pfn, time_ns)
     elif kind == Kind.REFILL:
-        state.cached = True
         state.refill(pfn, order)
     elif kind == Kind.REFILL_UNDONE:
         state.undo_refill(pfn, order)
@@ -243,19 +263,10 @@ def _take(
         state.skipped += 1
     elif kind == Kind.SHRINK:
         state.builder.shrink(aux, time_ns=time_ns)
-    elif aux != 0 or flags & (Flag.IN_CACHE | Flag.IN_SHRINK):
-        return  # it failed, or is the cache's own doing
-    elif kind == Kind.SET_DIRECT_MAP:
-        if flags & Flag.VALID_NR and nr_pages != 1:
-            absent = bool(flags & Flag.INVALID)
-            state.builder.change_range(pfn, nr_pages, absent=absent, restore=not absent, time_ns=time_ns)
-        elif flags & Flag.INVALID:
-            state.allocate(pfn, 0, tgid, time_ns)
-        elif flags & Flag.DEFAULT:
-            state.free(pfn, time_ns)
-    elif kind == Kind.CPA:
-        absent = bool(after & Mapping.ABSENT)
-        state.builder.change_range(pfn, nr_pages, absent=absent, restore=not absent, time_ns=time_ns)
+
+
+def _change_range(state: _Recorded, pfn: int, nr_pages: int, absent: bool, time_ns: int) -> None:
+    state.builder.change_range(pfn, nr_pages, absent=absent, restore=not absent, time_ns=time_ns)
 
 
 def _settle_split(state: _Recorded, tid: int, time_ns: int) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -174,6 +174,17 @@ def replay(
     )
 
 
+def _held_runs(s: Any) -> Iterator[tuple[int, int]]:
+    """(first page, pages) of what is handed out; pages that a recording only mentions are not of this memory."""
+    for ident in np.flatnonzero(s.held_as).tolist():
+        size = 1 << int(s.held_order[ident])
+        first = int(s.slot[ident])
+        if s.held_as[ident] == 2:
+            yield from ((page, 1) for page in s.held[first : first + size].tolist())
+        elif s.held_as[ident] != 4:
+            yield int(s.held[first]), size
+
+
 def page_balance(simulation: Simulation) -> Mapping[str, int]:
     """Where every page is, counted from the lists and blocks themselves: for tests of conservation.
 
@@ -204,14 +215,8 @@ def page_balance(simulation: Simulation) -> Mapping[str, int]:
         while page >= 0:
             take("cached", page, 1)
             page = int(s.nxt[page])
-    for ident in np.flatnonzero(s.held_as).tolist():
-        size = 1 << int(s.held_order[ident])
-        first = int(s.slot[ident])
-        if s.held_as[ident] == 2:
-            for page in s.held[first : first + size].tolist():
-                take("held", page, 1)
-        elif s.held_as[ident] != 4:
-            take("held", int(s.held[first]), size)
+    for page, count in _held_runs(s):
+        take("held", page, count)
     if simulation.design is Design.SECRETMEM_POOL:
         area = s.cma_busy[simulation.count(Count.CMA_FIRST) :]
         totals["reserved"] = int((PAGES_PER_2M - area[area >= 0]).sum())

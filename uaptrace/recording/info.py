@@ -81,6 +81,9 @@ class RecordingInfo:
     @property
     def missing(self) -> tuple[str, ...]:
         """What is missing, one sentence each; empty: nothing."""
+        return (*self._missing_of_files(), *self._missing_readings(), *self._missing_events(), *self._missing_hooks())
+
+    def _missing_of_files(self) -> list[str]:
         out = []
         if self.first_part:
             out.append(f"parts before number {self.first_part} are not read: counts begin with this part")
@@ -89,12 +92,20 @@ class RecordingInfo:
                 out.append(f"{part.path.name}: {part.reason}: {part.lost_bytes} bytes at the end cannot be read")
             elif not part.closed:
                 out.append(f"{part.path.name}: {part.reason}: what happened in its last second may be missing")
+        return out
+
+    def _missing_readings(self) -> list[str]:
+        out = []
         if self.start is None:
             out.append("no start: host and hooks are not known")
         if not self.has_baseline:
             out.append("no reading of the direct map: its layout is known only where something changed")
         if not self.has_counters:
             out.append("no reading of the kernel's counters: how many events were lost is not known")
+        return out
+
+    def _missing_events(self) -> list[str]:
+        out = []
         if self.events_lost:
             by_kind = ", ".join(f"{kind} {n}" for kind, n in self.lost_by_kind.items() if n)
             out.append(f"{self.events_lost} events found no room in the ring ({by_kind})")
@@ -104,9 +115,11 @@ class RecordingInfo:
             out.append("how often the kernel did not run a program is not known")
         if self.missed_runs:
             out.append(f"{self.missed_runs} times the kernel did not run a program")
-        if self.start is not None:
-            out += [f"hook {h.name} was {_NOT_ATTACHED[h.state]}: {h.reason}" for h in self.start.hooks if h.state in _NOT_ATTACHED]
-        return tuple(out)
+        return out
+
+    def _missing_hooks(self) -> list[str]:
+        hooks = self.start.hooks if self.start is not None else ()
+        return [f"hook {h.name} was {_NOT_ATTACHED[h.state]}: {h.reason}" for h in hooks if h.state in _NOT_ATTACHED]
 
 
 def recording_info(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from uaptrace.errors import UsageError
@@ -55,28 +56,14 @@ def describe(record: Any, comm: str) -> dict[str, Any]:
     }
     if kind == Kind.TASK:
         return event
-    flags = int(record["flags"])
     event["tid"] = int(record["tid"])
     if kind not in (Kind.REQUEST, Kind.SHRINK):
         event["pfn"] = int(record["pfn"])
     event["nr_pages"] = int(record["nr_pages"])
-    if kind in (Kind.REQUEST, Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE):
-        event["order"] = int(record["order"])
-    if kind in (Kind.SPLIT, Kind.SET_DIRECT_MAP):
-        event["before"] = mapping_label(int(record["before"]))
-    if kind in (Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA, Kind.ALLOC, Kind.REFILLED, Kind.RELEASE):
-        event["after"] = mapping_label(int(record["after"]))
-    if kind in (Kind.ALLOC, Kind.REFILLED, Kind.FREE, Kind.RELEASE):
-        event["nr_present"] = int(record["nr_present"])
-    if kind in (Kind.SET_DIRECT_MAP, Kind.CPA):
-        event["ret"] = int(record["aux"])
-    if kind in (Kind.REQUEST, Kind.ALLOC):
-        event["gfp"] = f"{int(record['aux']) & 0xFFFFFFFF:#x}"
-    if kind == Kind.SHRINK:
-        event["asked"] = int(record["aux"])
+    event |= {name: says(int(record[field])) for name, field, says, kinds in _FIELDS if kind in kinds}
     if int(record["duration_ns"]):
         event["duration_ns"] = int(record["duration_ns"])
-    if flags:
+    if flags := int(record["flags"]):
         event["flags"] = [flag.name.lower() for flag in Flag if flags & flag and flag.name]
     return event
 
@@ -100,3 +87,20 @@ def _line(event: dict[str, Any]) -> str:
         words.append(f"now {event['after']}")
     words.extend(event.get("flags", []))
     return f"{head} {' '.join(words)}"
+
+
+def _gfp(aux: int) -> str:
+    return f"{aux & 0xFFFFFFFF:#x}"
+
+
+_BLOCKS: Final = frozenset({Kind.REFILL, Kind.REFILLED, Kind.ALLOC, Kind.FREE, Kind.RELEASE, Kind.REFILL_UNDONE})
+_FIELDS: Final[tuple[tuple[str, str, Callable[[int], Any], frozenset[Kind]], ...]] = (
+    ("order", "order", int, _BLOCKS | {Kind.REQUEST}),
+    ("before", "before", mapping_label, frozenset({Kind.SPLIT, Kind.SET_DIRECT_MAP})),
+    ("after", "after", mapping_label, frozenset({Kind.SPLIT, Kind.SET_DIRECT_MAP, Kind.CPA, Kind.ALLOC, Kind.REFILLED, Kind.RELEASE})),
+    ("nr_present", "nr_present", int, frozenset({Kind.ALLOC, Kind.REFILLED, Kind.FREE, Kind.RELEASE})),
+    ("ret", "aux", int, frozenset({Kind.SET_DIRECT_MAP, Kind.CPA})),
+    ("gfp", "aux", _gfp, frozenset({Kind.REQUEST, Kind.ALLOC})),
+    ("asked", "aux", int, frozenset({Kind.SHRINK})),
+)
+"""(name, field of the record, how it is said, kinds that have it), in the order in which they are printed."""

@@ -30,6 +30,8 @@ RIGHT: Final = 24
 FOLD_HEIGHT: Final = 22
 SMALL_CELL: Final = 6
 """Cells smaller than this have no lines between them."""
+_LABEL_DISTANCE: Final = 15
+"""Pixels from one label of the address scale to the next, at least."""
 GAP_WORD: Final = "without memory"
 
 
@@ -130,13 +132,13 @@ def draw_grid(scene: Scene, grid: Cells, top: int, *, by_pfn: bool, mark_pfn: in
     table = np.pad(every, (0, pad)).reshape(-1, per_row)
     y = top
     start: int | None = None
-    last_label = -100
+    last_label = -_LABEL_DISTANCE
 
     def flush(end: int) -> None:
         nonlocal start
-        if start is not None:
+        if start is not None and start < end:
             scene.blocks.append(Block(LEFT, y - (end - start) * cell, table[start:end], cell, gap))
-            start = None
+        start = None
 
     for row in map_grid.rows(grid, per_row):
         index = row.start // per_row
@@ -145,22 +147,20 @@ def draw_grid(scene: Scene, grid: Cells, top: int, *, by_pfn: bool, mark_pfn: in
             gap_words = words.pages(row.nr_rows * per_row * grid.pages_per_cell)
             scene.labels.append(Label(LEFT + GRID_WIDTH // 2, y + FOLD_HEIGHT // 2, f"{gap_words} {gap_word}", 11, FAINT, "middle"))
             y += FOLD_HEIGHT
-            last_label = -100
+            last_label = -_LABEL_DISTANCE
             continue
         if start is None:
             start = index
         pfn = grid.pfn(row.start)
-        if y - last_label >= 15 and _round_address(pfn, per_row * grid.pages_per_cell, cell):
-            text = str(pfn) if by_pfn else words.size(pages_to_bytes(pfn)) if pfn else "0"
-            scene.labels.append(Label(LEFT - 8, y + max(cell, 2) // 2, text, 11, FAINT, "end"))
+        if y - last_label >= _LABEL_DISTANCE and _round_address(pfn, per_row * grid.pages_per_cell, cell):
+            scene.labels.append(Label(LEFT - 8, y + max(cell, 2) // 2, _scale_text(pfn, by_pfn), 11, FAINT, "end"))
             scene.boxes.append(Box(LEFT - 5, y, 4, 1, FAINT))
             last_label = y
         if cell < SMALL_CELL and (table[index] >= 4).any():
             # A cell of two pixels is easily missed: the margin says in which rows something is absent.
             scene.boxes.append(Box(LEFT + GRID_WIDTH + 4, y, 8, max(2, cell), PALETTE[7]))
-        if mark_pfn is not None and 0 <= mark_pfn - pfn < per_row * grid.pages_per_cell:
-            column = (mark_pfn - pfn) // grid.pages_per_cell
-            scene.marks.append(Box(LEFT + column * cell - 2, y - 2, cell + 3 - gap, cell + 3 - gap, "#000000", outline=True))
+        column = -1 if mark_pfn is None else (mark_pfn - pfn) // grid.pages_per_cell
+        _mark(scene, column, per_row, y, cell, gap)
         y += cell
         end = index + 1
         if end == len(table):
@@ -168,6 +168,18 @@ def draw_grid(scene: Scene, grid: Cells, top: int, *, by_pfn: bool, mark_pfn: in
     if start is not None:
         flush(_end_of(grid, per_row))
     return y
+
+
+def _scale_text(pfn: int, by_pfn: bool) -> str:
+    if by_pfn or not pfn:
+        return str(pfn)
+    return words.size(pages_to_bytes(pfn))
+
+
+def _mark(scene: Scene, column: int, per_row: int, y: int, cell: int, gap: int) -> None:
+    """Frames a cell of the row at ``y``, where it is in this row."""
+    if 0 <= column < per_row:
+        scene.marks.append(Box(LEFT + column * cell - 2, y - 2, cell + 3 - gap, cell + 3 - gap, "#000000", outline=True))
 
 
 def _end_of(grid: Cells, per_row: int) -> int:
