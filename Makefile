@@ -35,6 +35,8 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/reuse lint --quiet
 
 # The quick subset: no virtual machine, no browser, under two minutes.
 check: setup lint

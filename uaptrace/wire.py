@@ -36,11 +36,6 @@ Batch = NDArray[np.void]
 """A structured array of RECORD or RING_RECORD; models use field names only, so both fit."""
 
 
-def empty_batch() -> Batch:
-    """A batch of no records."""
-    return np.empty(0, RECORD)
-
-
 def comms(batch: Batch) -> list[str]:
     """Process names out of TASK records (16 bytes at offset 8 of the record, NUL padded)."""
     return [_overlay(r)[:16].split(b"\0", 1)[0].decode(errors="replace") for r in batch]

@@ -21,15 +21,6 @@ LARGE_ABSENT_1G = 3 | 128
 LIMIT_BYTES = 64 << 20
 
 
-RANGES = (
-    (100, 2000, ABSENT_4K),
-    (512, 512, PRESENT_4K),
-    (700, 3000, ABSENT_4K),
-    (1024, 1024, PRESENT_4K),
-    (5, 1, ABSENT_4K),
-)
-
-
 def reasons(state: KernelState) -> str:
     return "; ".join(state.snapshot(SECOND_NS, 0.0).exactness.reasons)
 

@@ -25,7 +25,6 @@ ENUMS = {
         {"UAP_NR_HISTOGRAMS": len(events.HistogramId), "UAP_HISTOGRAM_BUCKETS": events.HISTOGRAM_BUCKETS},
     ),
 }
-C_TYPES = {"unsigned long long": 8, "unsigned int": 4, "int": 4, "unsigned char": 1, "unsigned short": 2}
 
 
 def header_text() -> str:

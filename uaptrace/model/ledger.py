@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -156,13 +155,6 @@ class Ledger:
         np.add.at(counts, self._decided_by[:nr_groups], self._count[:nr_groups])
         for deciding, count in zip(self._deciding, counts.tolist(), strict=True):
             sums[Level(deciding.level), self._cause(deciding, names)] += count
-        return sums
-
-    def by_process(self) -> Tally[int]:
-        """Splits by tgid."""
-        sums: Tally[int] = Tally()
-        for key, count in zip(self._number, self._count.tolist(), strict=False):
-            sums[number_of(key.process)] += count
         return sums
 
     def rows(self, names: Names) -> tuple[SplitRow, ...]:

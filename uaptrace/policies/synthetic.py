@@ -19,7 +19,6 @@ from uaptrace.policies.requests import Requests
 from uaptrace.policies.rng import random_words, uniform
 
 KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
-MAX_REQUESTS: Final = 50_000_000
 LIVE_PAGES: Final = 16384
 """About how many pages (64 MiB) each kind's owners hold at a time, where there are requests enough."""
 

@@ -80,15 +80,10 @@ class LiveSource:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._names = AddressNames(partial(self._read_file, "kallsyms"), partial(self._read_file, "modules"))
-        self._decode_errors_seen = 0
 
     @property
     def loaded(self) -> Loaded:
         return self._loaded
-
-    @property
-    def decode_errors(self) -> int:
-        return self._ring.decode_errors
 
     def start(self) -> Start:
         """The first update."""

@@ -47,7 +47,6 @@ class PageTableReader:
         self._memory = memory
         self._layout = layout
         self._now_ns = now_ns
-        self.tables_read = 0
 
     def read_all(self) -> MapReading:
         """The whole direct map."""
@@ -197,7 +196,6 @@ class PageTableReader:
             for _ in range(_TRIES):
                 try:
                     self._memory.read_table(self._table(entry), entries[i])
-                    self.tables_read += 1
                     break
                 except (OSError, LookupError):
                     # The table went away under us: take the entry anew from its parent.
@@ -222,7 +220,6 @@ class PageTableReader:
     def _read(self, table: int) -> NDArray[np.uint64]:
         out = np.empty(ENTRIES, np.uint64)
         self._memory.read_table(table, out)
-        self.tables_read += 1
         return out
 
 

@@ -35,14 +35,6 @@ def release_name(release: str) -> str:
     return name
 
 
-def running_release(text: str) -> str | None:
-    """The code name in the text of /etc/os-release, where it is a Debian release."""
-    fields = dict(line.partition("=")[::2] for line in text.splitlines())
-    if fields.get("ID", "").strip('"') != "debian":
-        return None
-    return fields.get("VERSION_CODENAME", "").strip('"') or None
-
-
 def requirements(setup_cfg: str) -> list[str]:
     """uaptrace's dependencies, from the text of setup.cfg."""
     parser = configparser.ConfigParser()
