@@ -32,7 +32,7 @@ WORDS: Final = (
     *("", "x", "2m", "1g", "4k", "none", "\x1b[31m", "\n", "\ud800", "\u202e", "-1", "0x10"),
     *("a" * 600, "optimise" * 60, "kprobe" * 90, "b" * 9000),
 )
-ODD: Final = (None, True, False, -1, 0.5, float("nan"), float("inf"), 1e308, [], {}, [[1]], {"a": {}})
+ODD: Final[tuple[Any, ...]] = (None, True, False, -1, 0.5, float("nan"), float("inf"), 1e308, [], {}, [[1]], {"a": {}})
 
 Row = dict[str, Any]
 

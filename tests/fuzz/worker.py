@@ -42,6 +42,7 @@ def use_checked_build() -> None:
 
     for module in (loops, engine):
         assert module.is_compiled(), module
+        assert module.__file__ is not None
         assert Path(module.__file__).is_relative_to(CHECKED), module.__file__
 
 

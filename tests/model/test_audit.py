@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -294,7 +295,7 @@ def test_6_a_block_with_a_page_still_absent_may_be_in_use() -> None:
 def test_7_more_pages_free_than_ever_came_in() -> None:
     state = traced()
     records = ring().refill(1, CHUNK, 2).alloc(1, CHUNK)
-    rows = {"rows_free": (2, 1, *NO_ROWS[2:]), "rows_cached": (0, 0, 1, *NO_ROWS[3:]), "rows_released": NO_ROWS}
+    rows: dict[str, Any] = {"rows_free": (2, 1, *NO_ROWS[2:]), "rows_cached": (0, 0, 1, *NO_ROWS[3:]), "rows_released": NO_ROWS}
     state.update(records.take())
     for i, violated in enumerate((0, 1)):
         state.update(counters([records.batch()], time_ns=LATER_NS * 2 + i, **rows))
@@ -356,7 +357,7 @@ def unanswered(entered: int, *, nr_requests: int = 3, counts_entries: bool = Tru
     for tid in range(nr_requests):
         records.request(tid)
     state.update(records.take())
-    words = {Counter.REQUEST: nr_requests, Counter.CACHE_ENTERED: entered}
+    words: dict[int, int] = {Counter.REQUEST: nr_requests, Counter.CACHE_ENTERED: entered}
     for second in (1, 10):
         state.update(counters([records.batch()], time_ns=LATER_NS + second * SECOND_NS, words=words))
     return invariant(state.snapshot(0, 0.0), 1)

@@ -205,6 +205,7 @@ def assert_equal(ours: DirectMap, naive: NaiveMap) -> None:
         best = max(best, run)
     assert view.largest_intact_bytes == best * PAGES_PER_2M * PAGE_SIZE
     ranges = ours.uncertain_ranges() or []
+    assert not isinstance(ranges, str)
     assert {r for first, n in ranges for r in range(first, first + n)} == set(naive.uncertain) | set(naive.unsplit)
 
 

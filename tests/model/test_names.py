@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.build import PRESENT_4K, Ring, counters, cut, invariant, traced
-from uaptrace.events import Flag
+from uaptrace.events import Flag, Kind
 from uaptrace.model.snapshot import Cause, ProcessRow, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records, Symbols
@@ -81,7 +81,7 @@ def test_whoever_gets_the_loaders_pid_after_it_is_not_uaptrace(started_ns: int, 
 def test_many_processes_of_few_pids_are_merged_into_others_and_none_is_lost() -> None:
     ring = Ring()
     for i in range(6000):
-        ring.task(1 + i % 1500, f"p{i}", 1 + i).add(kind=3, pfn=0, before=2, after=1, tid=1 + i % 1500)
+        ring.task(1 + i % 1500, f"p{i}", 1 + i).add(kind=Kind.SPLIT, pfn=0, before=2, after=1, tid=1 + i % 1500)
     state = traced()
     for batch in cut(ring.batch(), [50] * 300):
         state.update(Records(batch))

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.model.buddy import BuddyLists
 from tests.model.build import NO_ROWS, Ring, columns, cut, make_batch, traced
 from uaptrace.events import Flag, Kind
+from uaptrace.model.loops import USED
 from uaptrace.model.refills import subtract
-from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, USED, Contradictions, UnmappedCache
+from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, Contradictions, UnmappedCache
 from uaptrace.units import NR_ORDERS
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -79,7 +80,8 @@ def test_a_recording_gives_the_hosts_memory_and_its_requests() -> None:
     out = answer(str(PATCHED), "--policy", "none", "--policy", "unmapped_alloc")
     assert out["memory"]["size_bytes"] == 2 << 30 or out["memory"]["size_bytes"] > 1 << 30  # type: ignore[index]
     assert out["requests"]["count"] > 10_000  # type: ignore[index]
-    none, grouped = out["policies"]  # type: ignore[misc]
+    policies: Any = out["policies"]
+    none, grouped = policies
     assert (none["name"], grouped["name"]) == ("none", "unmapped_alloc")
     assert none["series"]["time_ns"][-1] > none["series"]["time_ns"][1] > 0
 

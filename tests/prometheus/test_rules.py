@@ -72,7 +72,8 @@ def test_every_recording_rule_has_a_case_with_values() -> None:
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    fires, rests = set(), set()
+    fires: set[str] = set()
+    rests: set[str] = set()
     for test in TESTS:
         for case in test.get("alert_rule_test", ()):
             (fires if case["exp_alerts"] else rests).add(case["alertname"])

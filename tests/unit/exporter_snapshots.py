@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from uaptrace.events import SCALAR_COUNTERS, Counter, HistogramId, Kind
@@ -64,6 +66,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
     """Every figure known and different from every other, all tables full; a large host has no more series than this."""
     figures = iter(range(1_000_003, 10_000_000, 7))
     by_order = [tuple(next(figures) for _ in range(NR_ORDERS)) for _ in range(8)]
+    cache_figures: tuple[Any, ...] = (*by_order[:5], *(next(figures) for _ in range(6)), *by_order[5:])
     levels = [{level: next(figures) << 12 for level in (Level.K4, Level.M2, Level.G1)} for _ in range(3)]
     split_levels = [{level: next(figures) for level in (Level.M2, Level.G1)} for _ in range(3)]
     stack = tuple(f"some_function_of_the_kernel_{i}+0x{i:x}" for i in range(32))
@@ -93,7 +96,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
             missed_runs=next(figures),
             contexts_lost=next(figures),
         ),
-        direct_map=DirectMapView(levels[0], levels[1], *(next(figures) for _ in range(4)), kernel_bytes=levels[2]),
+        direct_map=DirectMapView(levels[0], levels[1], next(figures), next(figures), next(figures), next(figures), kernel_bytes=levels[2]),
         splits=SplitsView(
             by_cause={(level, cause): next(figures) for level in (Level.M2, Level.G1) for cause in Cause},
             unexplained=split_levels[0],
@@ -101,7 +104,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
             kernel_total=split_levels[2],
             other_mappings=next(figures),
         ),
-        cache=UnmappedCacheView(*by_order[:5], *(next(figures) for _ in range(6)), *by_order[5:]),
+        cache=UnmappedCacheView(*cache_figures),
         operations={
             name: OperationView(next(figures), next(figures))
             for name in ("set_invalid", "set_default", "cpa", "cache_alloc", "cache_free", "cache_release", "cache_refill")

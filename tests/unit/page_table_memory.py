@@ -54,6 +54,9 @@ class FakeMemory:
         else:  # the page number is inverted
             table[index] = (~(pfn << 12) & 0x000FFFFFFFFFF000) | leaf | NX | 0x62
 
+    def refresh(self) -> None:
+        pass
+
     def read(self, address: int, size_bytes: int) -> bytes:
         raise LookupError("only whole tables are read")
 

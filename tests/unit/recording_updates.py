@@ -126,7 +126,7 @@ def plain(updates: Iterable[Update]) -> list[Any]:
             elif raw:
                 out.append(raw)
             continue
-        said = []
+        said: list[tuple[object, ...]] = []
         for name in type(update).__slots__:
             value = getattr(update, name)
             if isinstance(value, np.ndarray):

@@ -254,9 +254,8 @@ class SimulatedHost:
                 frames = np.zeros(4, np.uint64)
                 frames[: len(addresses[i : i + 4])] = addresses[i : i + 4]
                 record: Batch = np.zeros(1, RECORD)
-                raw = bytearray(record.tobytes())
-                raw[8:40] = frames.tobytes()
-                record = np.frombuffer(bytes(raw), RECORD).copy()
+                said = record.tobytes()
+                record = np.frombuffer(said[:8] + frames.tobytes() + said[40:], RECORD).copy()
                 record["time_ns"], record["stack_id"], record["kind"] = self.now_ns, stack, Kind.STACK
                 record["order"], record["nr_present"] = i // 4, len(addresses)
                 self._append(tuple(record[0].tolist()))

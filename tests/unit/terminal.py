@@ -66,8 +66,8 @@ class Terminal:
         os.setsid()
         if controlling:
             fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
-        for number in range(3):
-            os.dup2(streams.get(number, self.slave), number)
+        for descriptor in range(3):
+            os.dup2(streams.get(descriptor, self.slave), descriptor)
         os.closerange(3, 256)
         if prepare is not None:
             prepare()

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from exporter_snapshots import largest_snapshot, small_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
 from uaptrace.errors import UaptraceError
 from uaptrace.model.snapshot_json import encode_snapshot
 from uaptrace.sources.remote import MAX_BYTES, RemoteError, RemoteFeed

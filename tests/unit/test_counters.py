@@ -7,12 +7,12 @@ import mmap
 import os
 from collections.abc import Iterator
 
-import bpf_programs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit import bpf_programs
 from uaptrace.errors import CannotTraceError
 from uaptrace.events import COUNTER_WORDS, Counter
 from uaptrace.sources.counters import BLOCK_BYTES, MappedCounters, steady

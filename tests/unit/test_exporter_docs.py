@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from exporter_snapshots import largest_snapshot, small_snapshot
 from prometheus_client.core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
+from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector
 from uaptrace.model.snapshot import Snapshot
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
-from exporter_snapshots import LARGEST_NR_HOOKS, largest_snapshot, small_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.process_collector import ProcessCollector
-from simulated_host import host_updates
 
 from tests.model.build import counters, traced
 from tests.unit import view_snapshots as snapshots
+from tests.unit.exporter_snapshots import LARGEST_NR_HOOKS, largest_snapshot, small_snapshot
+from tests.unit.simulated_host import host_updates
 from uaptrace.events import Kind
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.negotiation import accepts_gzip, compressed, negotiated

@@ -238,7 +238,7 @@ def test_root_follows_no_link_in_a_folder_that_others_can_write_to(command: str,
     else:
         (shared_folder / "way").symlink_to(target)
         output = shared_folder / "way" / "out.rec"
-    commands = {
+    commands: dict[str, list[str | Path]] = {
         "report": ["report", RECORDING, "-o", output],
         "map": ["map", "--replay", RECORDING, "--png", output],
         "splits": ["splits", "--replay", RECORDING, "--folded", output],
@@ -310,8 +310,8 @@ def test_an_empty_file_is_touched_and_nothing_else(tmp_path: Path) -> None:
 # Recordings
 
 
-def make_recording(path: Path, **options: bool) -> None:
-    with RecordingWriter(path, sync=False, **options) as writer:
+def make_recording(path: Path, *, overwrite: bool = False) -> None:
+    with RecordingWriter(path, sync=False, overwrite=overwrite) as writer:
         writer.write(START)
 
 

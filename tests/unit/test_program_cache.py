@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-import bpf_programs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit import bpf_programs
 from uaptrace.loader import attaching, program_cache
+from uaptrace.loader.bcc_programs import compile_programs
 from uaptrace.loader.compiled import BOOT_CONSTANT, Compiled, MapSpec, from_bytes, with_places, with_values
 from uaptrace.loader.objects import Program, ProgramRefusedError, load_program
 from uaptrace.loader.program import bpf_folder, use_stub_headers
@@ -183,8 +185,12 @@ int count(struct __sk_buff *skb)
 }
 """
     compiled_times = []
-    compile_ = attaching.compile_programs
-    monkeypatch.setattr(attaching, "compile_programs", lambda *args: compiled_times.append(1) or compile_(*args))
+
+    def compile_and_count(*args: Any) -> Any:
+        compiled_times.append(1)
+        return compile_programs(*args)
+
+    monkeypatch.setattr(attaching, "compile_programs", compile_and_count)
     for start in range(2):
         compiled = attaching.compiled_programs(text, [f"-I{bpf_folder()}"], tmp_path / "cache")
         assert list(compiled.maps) == ["ring", "runs"]

@@ -175,8 +175,8 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path_factory: pytest.TempPathF
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     try:
-        for update in read_updates(path):
-            assert update is not None
+        for read in read_updates(path):
+            assert read is not None
     except RecordingError as error:
         one_line(error)
 

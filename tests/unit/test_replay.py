@@ -276,5 +276,6 @@ def test_a_recording_shows_the_silence_that_was_there(tmp_path: Path) -> None:
         silent = [reason for reason in snapshot.exactness.reasons if reason.startswith("hooks are silent")]
         assert bool(silent) == bool(said), (at_s, silent)
         assert said in "".join(silent)
+    assert snapshot is not None
     assert snapshot.silence.found == {**dict.fromkeys(Silence, 0), Silence.KPROBES_OFF: 1, Silence.UNSEEN_PAGES: 1}
     assert snapshot.silence.unseen_pages == 5

@@ -149,7 +149,7 @@ def test_losses_and_doubt_are_said_in_every_form(tmp_path: Path) -> None:
 
 
 def test_a_map_that_was_not_read_is_not_drawn_as_empty(tmp_path: Path) -> None:
-    updates = [u for u in host_updates(seconds=3) if not isinstance(u, MapReading)]
+    updates: list[Update] = [u for u in host_updates(seconds=3) if not isinstance(u, MapReading)]
     recorded = gather(write(tmp_path / "a.rec", updates))
     assert "there is no map to show" in page([recorded])
     said = report_to_json([recorded])["recordings"][0]

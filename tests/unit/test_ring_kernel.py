@@ -9,10 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
-import bpf_programs
 import numpy as np
 import pytest
 
+from tests.unit import bpf_programs
 from uaptrace.errors import CannotTraceError
 from uaptrace.sources.ring import MappedRing
 from uaptrace.wire import RECORD

@@ -258,7 +258,7 @@ def test_headers_are_looked_at_by_compiled_code_where_it_can_be() -> None:
     words=st.lists(st.sampled_from([56, 56, 56, 0, BUSY_BIT, DISCARD_BIT | 56, 2**32 - 1]), min_size=1, max_size=90), step=st.integers(1, 9)
 )
 def test_compiled_and_plain_stop_at_the_same_record(words: list[int], step: int) -> None:
-    view = memoryview(np.array(words, np.uint32))
+    view = np.array(words, np.uint32).data
     for first in range(min(step, len(words))):
         count = len(words[first::step])
         expected = next((i for i, word in enumerate(words[first::step]) if word != 56), count)

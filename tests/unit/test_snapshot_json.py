@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporter_snapshots import largest_snapshot, small_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
 from uaptrace.model.snapshot import RegionTable, Snapshot
 from uaptrace.model.snapshot_json import MAX_ARRAY_BYTES, MAX_VALUES, SnapshotFormatError, decode_snapshot, encode_snapshot
 from uaptrace.reports.documents import snapshot_to_json
@@ -78,7 +78,7 @@ def test_decoded_arrays_cannot_be_changed_by_a_view() -> None:
 
 
 def test_numbers_that_the_model_left_as_numpy_arrive_as_plain_ones() -> None:
-    odd = replace(small_snapshot(), time_ns=np.uint64(2**63 + 1))  # type: ignore[arg-type]
+    odd = replace(small_snapshot(), time_ns=np.uint64(2**63 + 1))  # type: ignore[arg-type,unused-ignore]
     assert decode_snapshot(encode_snapshot(odd)).time_ns == 2**63 + 1
 
 

@@ -134,7 +134,10 @@ def test_without_a_terminal_it_is_refused_at_once(number: int, kind: str) -> Non
         ours, others = (reading, writing) if number == 0 else (writing, reading)
         for descriptor in (null, ours):
             opened.callback(os.close, descriptor)
-        (os.close if kind == "a closed pipe" else partial(opened.callback, os.close))(others)
+        if kind == "a closed pipe":
+            os.close(others)
+        else:
+            opened.callback(os.close, others)
         made = opened.enter_context(terminal(TOP, streams={number: null if kind == "/dev/null" else ours}))
         assert made.wait() == 2
         assert_as_before(made)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -214,7 +215,12 @@ async def test_nothing_is_drawn_without_a_new_snapshot(monkeypatch: pytest.Monke
     async with running(app) as pilot:
         shown = []
         original = OverviewPane.show
-        monkeypatch.setattr(OverviewPane, "show", lambda self, picture: (shown.append(picture), original(self, picture)))
+
+        def show(self: OverviewPane, picture: Any) -> None:
+            shown.append(picture)
+            original(self, picture)
+
+        monkeypatch.setattr(OverviewPane, "show", show)
         for _ in range(5):
             await poll(app, pilot)
         assert shown == []

@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
 import trustme
-from exporter_snapshots import largest_snapshot, small_snapshot
 
+from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
 from uaptrace.errors import UsageError
 from uaptrace.exporter.http import Limits
 from uaptrace.exporter.server import Server, serve
@@ -814,7 +815,10 @@ def test_hashes_of_other_tools_and_long_passwords() -> None:
 def test_guessing_passwords_does_not_slow_those_who_know_theirs() -> None:
     users = {"prometheus": bcrypt.hashpw(b"right", bcrypt.gensalt(10)).decode()}
     with running(web_config=WebConfig(users=users)) as server:
-        scrape = lambda: get(server, Authorization=basic("prometheus", "right"))  # noqa: E731
+
+        def scrape() -> tuple[int, Any, Any]:
+            return get(server, Authorization=basic("prometheus", "right"))
+
         assert scrape()[0] == 200
         usual_s = scrape_times_s(scrape, 20)
         stop = threading.Event()

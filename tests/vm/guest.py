@@ -151,9 +151,9 @@ def in_daemon_child(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as stream:
-        answer = json.loads(stream.read())
+        said: dict[str, Any] = json.loads(stream.read())
     os.waitpid(pid, 0)
-    return answer
+    return said
 
 
 def free_pages_and_owned() -> tuple[int, int]:
@@ -385,7 +385,7 @@ def wait_for(ready: Path, process: subprocess.Popen[str]) -> None:
     """Until the file is there; fails when the process ended instead."""
     while not ready.exists():
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode}: {process.stderr.read() if process.stderr else ''}")
+            raise SystemExit(f"{process.args!r} ended with {process.returncode}: {process.stderr.read() if process.stderr else ''}")
         time.sleep(0.05)
 
 
