@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # What the virtual environment and the tests take from the distribution. bcc is seen only by the distribution's own interpreter.
 PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus chromium nodejs npm optipng
 
+# Python without a suffix.
+SCRIPTS := kernel/boot kernel/guest kernel/run kernel/source kernel/tree kernel/workload
+
 KERNEL ?= patched
 ONCE ?=
 PYTEST_ARGS ?=
@@ -35,6 +38,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --scripts-are-modules $(SCRIPTS)
 	$(BIN)/vulture
 	$(BIN)/reuse lint --quiet
 
