@@ -24,7 +24,7 @@ else:
         [
             Extension("uaptrace.model.loops", ["uaptrace/model/loops.py"]),
             Extension("uaptrace.policies.engine", ["uaptrace/policies/engine.py"]),
-            Extension("uaptrace.sources.headers", ["uaptrace/sources/headers.py"]),
+            Extension("uaptrace.ebpf.headers", ["uaptrace/ebpf/headers.py"]),
         ],
         build_dir="build/checked-source" if CHECKED else "build",
         compiler_directives={

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from uaptrace.sources.bpf_call import PROG_TEST_RUN, TestRun, bpf
+from uaptrace.ebpf.call import PROG_TEST_RUN, TestRun, bpf
 
 BPF_DIR = Path(__file__).resolve().parents[1] / "bpf"
 

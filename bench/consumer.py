@@ -23,8 +23,8 @@ import numpy as np
 from bench import bpf_run
 from bench.ring_fill import FilledRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
-from uaptrace.loader.attach import DEFAULT_RING_BYTES
-from uaptrace.sources.ring import BATCH_BYTES, MappedRing
+from uaptrace.ebpf.ring import BATCH_BYTES, MappedRing
+from uaptrace.loader.parent import DEFAULT_RING_BYTES
 
 ROUNDS = 15
 CALLBACK_RECORDS = 16384

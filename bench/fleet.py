@@ -64,7 +64,7 @@ def workloads(recording: Path | None) -> list[Sequence[Update]]:
     """Lists of updates for the hosts to take turns with."""
     if recording is None:
         return [host_updates(series=i % 4 != 0, seconds=40, seed=i, rate=60 + 20 * i) for i in range(NR_WORKLOADS)]
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     source = ReplaySource(recording, None, budget_s=None)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import bpf_run, worst
 from bench.rows import Goal, Row, emit, not_measured, row
-from uaptrace.loader.attach import DEFAULT_RING_BYTES
+from uaptrace.loader.parent import DEFAULT_RING_BYTES
 
 START_GOAL = Goal(60, at_least=False)
 FLAT = 1.1

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from bench import worst
-from uaptrace.loader.attach import DEFAULT_RING_BYTES
+from uaptrace.loader.parent import DEFAULT_RING_BYTES
 
 
 def rss_mb(field: str = "VmRSS") -> float:
@@ -23,11 +23,11 @@ class Daemon:
 
     def __init__(self, ring_fd: int | None, nr_regions: int, nr_split: int) -> None:
         import uaptrace.commands.serve
-        import uaptrace.session  # noqa: F401
+        import uaptrace.session.loop  # noqa: F401
         from uaptrace.commands.live import settle_memory
+        from uaptrace.ebpf.ring import MappedRing
         from uaptrace.exporter.server import serve
         from uaptrace.model.state import KernelState
-        from uaptrace.sources.ring import MappedRing
 
         self.ring: Any = MappedRing(ring_fd, DEFAULT_RING_BYTES) if ring_fd is not None else None
         self.state = KernelState()

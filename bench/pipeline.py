@@ -17,12 +17,12 @@ import numpy as np
 from bench import bpf_run, worst
 from bench.ring_fill import RecordRing
 from bench.rows import Goal, Row, cpu_time_s, emit, not_measured, row
-from uaptrace.events import Kind
-from uaptrace.loader.attach import DEFAULT_RING_BYTES
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import RECORD, Batch
+from uaptrace.ebpf.ring import BATCH_BYTES, MappedRing
+from uaptrace.loader.parent import DEFAULT_RING_BYTES
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, MapReading, Records, Update
-from uaptrace.sources.ring import BATCH_BYTES, MappedRing
-from uaptrace.wire import RECORD, Batch
 
 ROUNDS = 7
 MIX = Path(__file__).with_name("data") / "mix.uap"

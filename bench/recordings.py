@@ -17,10 +17,10 @@ import numpy as np
 
 from bench.pipeline import MIX, recorded_mix
 from bench.rows import Goal, Row, emit, not_measured, row
+from uaptrace.abi.wire import Batch
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records
 from uaptrace.recording import RecordingWriter, read_updates
-from uaptrace.wire import Batch
 
 ROUNDS = 5
 NR_RECORDS = 1_000_000

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench import bpf_run
-from uaptrace.wire import RECORD, Batch
+from uaptrace.abi.wire import RECORD, Batch
 
 RECORDS_PER_RUN = 16
 

@@ -26,7 +26,7 @@ started = time.process_time()
 import uaptrace.loader.child
 from uaptrace.loader.attaching import compiled_programs
 from uaptrace.loader.constants import VARIABLES
-from uaptrace.loader.facts import read_host_facts
+from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.hooks import HOOKS
 from uaptrace.loader.plan import plan_hooks, wanted_symbols
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, program_text, use_stub_headers
@@ -49,7 +49,7 @@ with tempfile.TemporaryDirectory() as kept_in:
     compiled = time.process_time()
     compiled_programs(text, flags, Path(kept_in))
     kept = time.process_time()
-import uaptrace.session, uaptrace.sources.live, uaptrace.exporter.server
+import uaptrace.session.loop, uaptrace.session.live, uaptrace.exporter.server
 print(started, facts - started, imported - facts, compiled - begin, kept - compiled, time.process_time() - kept)
 """
 

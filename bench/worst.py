@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from uaptrace.events import Flag, Kind, Mapping
+from uaptrace.abi.events import Flag, Kind, Mapping
+from uaptrace.abi.units import PAGES_PER_2M, Level
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import PAGE_PRESENT, MapReading, Start
-from uaptrace.units import PAGES_PER_2M, Level
-from uaptrace.wire import RECORD, Batch
 
 REGIONS_PER_TIB = 1 << 19
 

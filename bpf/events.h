@@ -2,7 +2,7 @@
 /*
  * The one definition of what travels from the kernel to the daemon.
  *
- * uaptrace/wire.py and uaptrace/events.py describe the same bytes for Python;
+ * uaptrace/abi/wire.py and uaptrace/abi/events.py describe the same bytes for Python;
  * tests/unit/test_layout.py compiles this file and compares them.
  *
  * A record is 56 bytes.  The ring buffer puts an 8 byte header before it, so a

@@ -11,10 +11,10 @@ import sys
 import threading
 from typing import Final, NoReturn
 
-from uaptrace.errors import ReaderGoneError, UaptraceError
-from uaptrace.limits import keep_single_threaded
-from uaptrace.plain import plain
-from uaptrace.streams import abandon_output, prepare_streams
+from uaptrace.abi.errors import ReaderGoneError, UaptraceError
+from uaptrace.process.limits import keep_single_threaded
+from uaptrace.process.plain import plain
+from uaptrace.process.streams import abandon_output, prepare_streams
 
 DEBUG_VARIABLE: Final = "UAPTRACE_DEBUG"
 """Set to anything: where an error comes from is shown too, as Python's traceback."""

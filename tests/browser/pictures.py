@@ -58,7 +58,7 @@ def _served(addresses: Mapping[Path, str], directory: Path) -> Iterator[None]:
 
 def seconds_of(recording: Path) -> float:
     """How long a recording lasts."""
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     source = ReplaySource(recording, None)
     try:

@@ -74,7 +74,7 @@ def _as_it_goes(host: timeline.Host) -> Callable[[], Snapshot]:
 
 def _replayed(path: Path) -> Callable[[], Snapshot | None]:
     """A recording, played from its beginning, a share of it at every scrape."""
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     clock = {"now_s": 0.0}
     source = ReplaySource(path, 1.0, clock=lambda: clock["now_s"], budget_s=None)

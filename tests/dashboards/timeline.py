@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
@@ -28,7 +29,6 @@ from uaptrace.model.snapshot import (
     SplitsView,
     UnmappedCacheView,
 )
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M, REGIONS_PER_1G, Level
 
 MIB = 1 << 20
 SIZE_2M = 2 * MIB

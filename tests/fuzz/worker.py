@@ -91,7 +91,7 @@ def play(path: Path, seed: int) -> None:
 def picture(path: Path, seed: int) -> None:
     """``map``."""
     from uaptrace.reports.map_picture import MapPicture
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     with contextlib.closing(ReplaySource(path, None, budget_s=None, regions=True)) as source:
         snapshot = source.latest()
@@ -103,7 +103,7 @@ def picture(path: Path, seed: int) -> None:
 
 def jump(path: Path, seed: int) -> None:
     """``top --at``, forwards and back."""
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     with contextlib.closing(ReplaySource(path, 1.0, budget_s=None)) as source:
         source.pause()
@@ -183,7 +183,7 @@ def main(folder: Path, first: int, end: int, step: int) -> int:
     faulthandler.enable()
     use_checked_build()
     from tests.fuzz.mutations import Bases, mutated
-    from uaptrace.errors import UaptraceError
+    from uaptrace.abi.errors import UaptraceError
 
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     # An index error in a compiled function that returns no exception comes this way.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from uaptrace.units import NR_ORDERS
+from uaptrace.abi.units import NR_ORDERS
 
 
 class BuddyLists:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from uaptrace.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, Level
+from uaptrace.abi.wire import RECORD, RING_RECORD, Batch
 from uaptrace.model.columns import Columns
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo, InvariantRow, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M, Level
-from uaptrace.wire import RECORD, RING_RECORD, Batch
 
 SECOND_NS = 1_000_000_000
 NO_ROWS = (0,) * NR_ORDERS

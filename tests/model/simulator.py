@@ -19,7 +19,8 @@ import numpy as np
 
 from tests.model.buddy import BuddyLists
 from tests.model.build import make_batch
-from uaptrace.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import (
@@ -34,7 +35,6 @@ from uaptrace.model.updates import (
     Symbols,
     Update,
 )
-from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
 
 STEP_NS = 2_000_000
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)

@@ -21,7 +21,7 @@ from tests.model.build import (
     start,
     traced,
 )
-from uaptrace.events import Counter, Flag, Kind
+from uaptrace.abi.events import Counter, Flag, Kind
 from uaptrace.model.audit import SUSPECT_NS
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import InvariantRow

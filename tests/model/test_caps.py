@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.model.build import ABSENT_4K, NO_ROWS, PRESENT_4K, SECOND_NS, Ring, cache_reading, counters, map_reading, traced
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.model import direct_map, loops, unmapped_cache
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, MapReading, Records
-from uaptrace.units import PAGES_PER_2M, REGIONS_PER_1G, Level
 
 MILLION = 1 << 20
 LARGE_ABSENT_1G = 3 | 128

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.model.build import Ring, columns, cut, make_batch, map_reading
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.model.compare import compare
 from uaptrace.model.direct_map import DirectMap
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 REGIONS = (0, 1, 2, 511, 512, 513, 700, 1023, 1024, 1030)

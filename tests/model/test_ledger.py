@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.model.build import Ring, cut, start, traced
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.units import Level
 from uaptrace.model.causes import classify
 from uaptrace.model.ledger import MAX_GROUPS, MAX_ROWS
 from uaptrace.model.processes import MAX_PROCESSES
@@ -14,7 +15,6 @@ from uaptrace.model.processes import MAX_ROWS as MAX_PROCESS_ROWS
 from uaptrace.model.snapshot import Cause, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Cgroups, Records, Symbols
-from uaptrace.units import Level
 
 CPA = ("__change_page_attr_set_clr+0x3e6", "change_page_attr_set_clr+0xd2")
 STACKS: list[tuple[Cause, tuple[str, ...]]] = [

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plain import CAN_COMPILE, as_python
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.units import PAGES_PER_2M
+from uaptrace.abi.wire import RECORD, RING_RECORD, Batch
 from uaptrace.model import loops, unmapped_cache
-from uaptrace.units import PAGES_PER_2M
-from uaptrace.wire import RECORD, RING_RECORD, Batch
 
 NR_REGIONS = 6
 

@@ -13,11 +13,11 @@ from prometheus_client import Metric
 
 from tests.model.build import Ring, counters, traced
 from tests.model.simulator import Fault, SimulatedKernel, Tracer
-from uaptrace.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.events import COUNTER_WORDS, Counter, Flag, Kind
+from uaptrace.abi.units import NR_ORDERS, Level
 from uaptrace.exporter.metrics import snapshot_families
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Update
-from uaptrace.units import NR_ORDERS, Level
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.build import PRESENT_4K, Ring, counters, cut, invariant, traced
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Cause, ProcessRow, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records, Symbols
-from uaptrace.units import Level
 
 PID = 4242
 

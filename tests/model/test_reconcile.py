@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.model.build import NO_ROWS, Ring, cache_reading, counters, map_reading, start, traced
-from uaptrace.events import Counter, Flag, Kind
+from uaptrace.abi.events import Counter, Flag, Kind
+from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import CONFIRM_NS
 from uaptrace.model.snapshot import Exactness, SplitsView
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import MapReading
-from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, Level
 
 M2_BYTES = PAGES_PER_2M * PAGE_SIZE
 NO_SPLITS = {Level.M2: 0, Level.G1: 0}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tests.model.build import counters, start
-from uaptrace.events import Counter, Kind
+from uaptrace.abi.events import Counter, Kind
+from uaptrace.abi.units import PAGES_PER_2M, Level
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.columns import Columns
 from uaptrace.model.direct_map import DirectMap
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, MapReading, Records
-from uaptrace.units import PAGES_PER_2M, Level
-from uaptrace.wire import RECORD, Batch
 
 MIB = 1 << 20
 REGIONS_PER_TIB = 1 << 19

@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 
 from tests.model.build import SECOND_NS, counters, traced
-from uaptrace.events import Counter
+from uaptrace.abi.events import Counter
+from uaptrace.abi.units import Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import CONFIRM_NS, Silence
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading
-from uaptrace.units import Level
 
 HOOKS = tuple(HookStatus(name, name, "fentry") for name in ("cpa", "flush_all", "set_invalid", "set_default"))
 SECOND = SECOND_NS

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.model.build import cut
 from tests.model.simulator import Fault, SimulatedKernel, Tracer
+from uaptrace.abi.units import Level
 from uaptrace.model.compare import compare
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Records
-from uaptrace.units import Level
 
 
 def trace(

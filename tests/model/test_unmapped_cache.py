@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.model.buddy import BuddyLists
 from tests.model.build import NO_ROWS, Ring, columns, cut, make_batch, traced
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.units import NR_ORDERS
 from uaptrace.model.loops import USED
 from uaptrace.model.refills import subtract
 from uaptrace.model.unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, INFERRED, LEFT, Contradictions, UnmappedCache
-from uaptrace.units import NR_ORDERS
 
 
 def apply(cache: UnmappedCache, ring: Ring) -> Contradictions | None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from uaptrace.abi.units import PAGES_PER_2M
 from uaptrace.policies.layout import MOVABLE, Count, Design, RequestFlag
 from uaptrace.policies.memory import Memory, fresh_map, memory_from_buddyinfo, synthetic_memory
 from uaptrace.policies.requests import RequestBuilder, Requests
 from uaptrace.policies.simulation import Simulation
-from uaptrace.units import PAGES_PER_2M
 
 GIGA = synthetic_memory(1 << 30, 0.0, 1)
 """1 GiB, all free, mapped by one 1G entry; the first block of the largest order is at page 0."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import Level
 from uaptrace.model.updates import Records, Start, Update
 from uaptrace.policies.check import check_none, check_unmapped_alloc
 from uaptrace.recording import read_updates
-from uaptrace.units import Level
 
 DATA = Path(__file__).parent.parent / "data"
 RECORDINGS = sorted(DATA.glob("*.uaptrace"))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.policies.build import GIGA, SMALL, figures, first_page, memory_of, run
+from uaptrace.abi.units import Level
 from uaptrace.policies.layout import MOVABLE, Count, Design, RequestFlag
 from uaptrace.policies.memory import Memory
 from uaptrace.policies.requests import RequestBuilder
-from uaptrace.units import Level
 
 MIB = 1 << 20
 PLAIN = RequestFlag.ORDINARY

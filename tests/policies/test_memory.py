@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uaptrace.errors import RecordingError, UsageError
+from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.abi.units import Level
 from uaptrace.policies.memory import (
     Memory,
     free_blocks,
@@ -19,7 +20,6 @@ from uaptrace.policies.memory import (
     synthetic_memory,
 )
 from uaptrace.policies.rng import random_words, uniform
-from uaptrace.units import Level
 
 BUDDYINFO = """\
 Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      2

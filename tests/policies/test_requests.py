@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.policies.build import GIGA
-from uaptrace.events import Flag, Kind, Mapping
+from uaptrace.abi.events import Flag, Kind, Mapping
+from uaptrace.abi.units import Level
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import Records
 from uaptrace.policies.layout import Count, Design, Op, RequestFlag
 from uaptrace.policies.requests import Requests, requests_from_updates
 from uaptrace.policies.simulation import Simulation
-from uaptrace.units import Level
-from uaptrace.wire import RECORD, Batch
 
 FIELDS = ("kind", "pfn", "nr_pages", "order", "flags", "tid", "aux", "after")
 

@@ -20,7 +20,7 @@ def updates() -> Sequence[Update]:
     recordings = sorted(RECORDINGS.glob("*.uaptrace"))
     if not recordings:
         return host_updates()
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     source = ReplaySource(recordings[-1], None, budget_s=None)
     try:

@@ -23,7 +23,7 @@ from typing import Final
 
 from tests.unit.nobody import NOBODY, as_nobody
 from tests.unit.terminal import ALTERNATE_SCREEN, ORDINARY, Terminal
-from uaptrace.limits import MIN_ADDRESS_SPACE_BYTES
+from uaptrace.process.limits import MIN_ADDRESS_SPACE_BYTES
 
 RECORDING: Final = Path(__file__).parents[1] / "data/debian-6.1.uaptrace"
 EACH: Final = 5

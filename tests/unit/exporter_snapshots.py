@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from uaptrace.events import SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.abi.events import SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.abi.units import NR_ORDERS, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import (
@@ -29,7 +30,6 @@ from uaptrace.model.snapshot import (
     UnmappedCacheView,
     Violation,
 )
-from uaptrace.units import NR_ORDERS, Level
 
 LARGEST_NR_HOOKS = 32
 """More hooks than bpf/ has programs."""

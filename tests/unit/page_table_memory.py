@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.sources.page_tables import PageTableReader, PagingLayout
+from uaptrace.kernel.page_tables import PageTableReader, PagingLayout
 
 PRESENT, LEAF, NX = 1, 0x80, 1 << 63
 ENCRYPTION_BIT = 1 << 51

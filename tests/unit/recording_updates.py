@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, Level
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording.checks import MAX_COUNT, MAX_NS, MAX_WALL_S
-from uaptrace.units import MAX_REGIONS, NR_ORDERS, Level
-from uaptrace.wire import RECORD, Batch
 
 U64 = st.integers(0, 2**64 - 1)
 TIMES = st.integers(0, MAX_NS)

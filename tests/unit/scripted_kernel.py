@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel of a few regions whose hooks can be silent, as the source of a session: the real reader on made-up page tables, records
-by hand. It has the methods of uaptrace.sources.live.LiveSource that a session uses."""
+by hand. It has the methods of uaptrace.session.live.LiveSource that a session uses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from tests.model.build import Ring
 from tests.unit.page_table_memory import FakeMemory
-from uaptrace.events import COUNTER_WORDS, Counter, Kind
+from uaptrace.abi.events import COUNTER_WORDS, Counter, Kind
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
+from uaptrace.kernel.figures import MapFigures
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
-from uaptrace.sources.figures import MapFigures
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level
 
 HOOKS = tuple(HookStatus(name, name, "kprobe") for name in ("cpa", "flush_all", "set_invalid", "set_default"))
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from uaptrace.events import Counter, Flag, HistogramId, Kind
+from uaptrace.abi.events import Counter, Flag, HistogramId, Kind
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
-from uaptrace.units import PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
-from uaptrace.wire import RECORD, Batch
 
 SECOND = 1_000_000_000
 K4, M2, G1, ABSENT = 1, 2, 3, 129

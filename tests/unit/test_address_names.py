@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uaptrace.sources.address_names import MAX_TRIES, MODULES_INTERVAL_NS, PAUSE_NS, AddressNames
+from uaptrace.kernel.address_names import MAX_TRIES, MODULES_INTERVAL_NS, PAUSE_NS, AddressNames
 
 KERNEL, MODULE = 0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_C020_0000
 HOUR_NS = 3600 * 10**9

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.exporter_snapshots import small_snapshot
-from uaptrace.errors import CannotTraceError
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf import memory as bpf_memory
+from uaptrace.ebpf.information import missed_runs
 from uaptrace.exporter.metrics import snapshot_families
 from uaptrace.model.snapshot import Loss, Snapshot
 from uaptrace.reports.documents import snapshot_to_json
-from uaptrace.sources import bpf_memory
-from uaptrace.sources.bpf_programs import missed_runs
 from uaptrace.views.panels import health_panel
 
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
-from uaptrace.errors import UaptraceError
+from uaptrace.abi.errors import UaptraceError
 from uaptrace.model.snapshot_json import encode_snapshot
-from uaptrace.sources.remote import MAX_BYTES, RemoteError, RemoteFeed
+from uaptrace.session.remote import MAX_BYTES, RemoteError, RemoteFeed
 
 Answer = Callable[[socket.socket], object]
 PATIENCE_S = 60.0

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit import bpf_programs
-from uaptrace.errors import CannotTraceError
-from uaptrace.events import COUNTER_WORDS, Counter
-from uaptrace.sources.counters import BLOCK_BYTES, MappedCounters, steady
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.events import COUNTER_WORDS, Counter
+from uaptrace.ebpf.counters import BLOCK_BYTES, MappedCounters, steady
 
 
 class Fake:

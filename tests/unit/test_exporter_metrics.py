@@ -19,7 +19,8 @@ from tests.model.build import counters, traced
 from tests.unit import view_snapshots as snapshots
 from tests.unit.exporter_snapshots import LARGEST_NR_HOOKS, largest_snapshot, small_snapshot
 from tests.unit.simulated_host import host_updates
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import LEVELS, NR_ORDERS, Level
 from uaptrace.exporter.metrics import FIRST_BUCKET, LAST_BUCKET, buckets, readiness, snapshot_families
 from uaptrace.exporter.negotiation import accepts_gzip, compressed, negotiated
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector
@@ -27,7 +28,6 @@ from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Cause, Exactness, Histogram, HostInfo, InvariantRow, Loss, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import MapReading, Start
-from uaptrace.units import LEVELS, NR_ORDERS, Level
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

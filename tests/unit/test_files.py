@@ -19,8 +19,8 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.nobody import NOBODY
-from uaptrace.errors import UaptraceError, UsageError
-from uaptrace.files import touch, write_whole
+from uaptrace.abi.errors import UaptraceError, UsageError
+from uaptrace.process.files import touch, write_whole
 from uaptrace.recording import RecordingWriter, read_updates
 
 RECORDING = Path(__file__).parents[1] / "data/debian-6.1.uaptrace"

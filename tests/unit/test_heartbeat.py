@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.unit.page_table_memory import PFN_MASK
 from tests.unit.scripted_kernel import ScriptedKernel
-from uaptrace.heartbeat import IDLE_TABLES, Heartbeat
+from uaptrace.abi.units import PAGES_PER_2M
 from uaptrace.model.compare import compare
 from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
-from uaptrace.units import PAGES_PER_2M
+from uaptrace.session.heartbeat import IDLE_TABLES, Heartbeat
 
 SOON_S = 5.0
 """What the README promises: within this time the label says so."""

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 
 from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_commands
-from uaptrace.errors import RecordingError
-from uaptrace.events import Flag, Kind
+from uaptrace.abi.errors import RecordingError
+from uaptrace.abi.events import Flag, Kind
+from uaptrace.abi.wire import RECORD
 from uaptrace.model.causes import _of_fallback, _of_symbol, classify
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, Records, Start
@@ -23,8 +24,7 @@ from uaptrace.policies.requests import requests_from_updates
 from uaptrace.recording import RecordingWriter, read_updates
 from uaptrace.recording.messages import MAX_BATCH_BYTES, MAX_ROWS
 from uaptrace.recording.schema import CODE_SYMBOLS, KEY_VERSION, arrow_schema, kind_names
-from uaptrace.sources.replay import ReplaySource
-from uaptrace.wire import RECORD
+from uaptrace.session.replay import ReplaySource
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "hostile").glob("*.rec"))
 OK, BROKEN, REFUSED = 0, 3, 4

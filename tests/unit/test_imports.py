@@ -11,37 +11,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "uaptrace"
-LAYERS = (
-    ("__init__",),
-    ("units", "errors", "events", "plain", "streams", "places", "files", "outputs", "limits", "testhost"),
-    ("wire",),
-    ("model",),
-    ("policies",),
-    ("sources.kernel_memory", "sources.bpf_call", "sources.bpf_memory", "sources.bpf_programs", "sources.procfs", "sources.privileges"),
-    ("loader",),
-    ("recording",),
-    ("sources",),
-    ("heartbeat",),
-    ("session",),
-    ("verification",),
-    ("views",),
-    ("exporter", "tui", "reports"),
-    ("commands",),
-    ("cli",),
-    ("__main__",),
-)
-"""Lowest first. The longest name that fits a module is its layer."""
-VIEWS = ("exporter", "tui", "reports")
-
-
-def layer_of(module: str) -> tuple[int, str]:
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        prefix = ".".join(parts[:length])
-        for number, names in enumerate(LAYERS):
-            if prefix in names:
-                return number, prefix
-    raise AssertionError(f"{module} is in no layer")
+ARROWS: dict[str, set[str]] = {
+    "abi": set(),
+    "process": {"abi"},
+    "testhost": set(),
+    "model": {"abi"},
+    "kernel": {"abi", "model"},
+    "ebpf": {"abi"},
+    "loader": {"abi", "process", "model", "kernel", "ebpf"},
+    "recording": {"abi", "process", "model"},
+    "session": {"abi", "model", "kernel", "ebpf", "loader", "recording"},
+    "policies": {"abi", "model"},
+    "views": {"abi", "process", "model"},
+    "exporter": {"abi", "model"},
+    "tui": {"abi", "model", "views"},
+    "reports": {"abi", "process", "model", "recording", "session", "policies", "views"},
+    "commands": {"abi", "process", "model", "kernel", "loader", "recording", "session", "policies", "exporter", "tui", "reports"},
+    "cli": {"abi", "process", "commands"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+"""Each package, and all that it may import: only what stands above it here. docs/ARCHITECTURE.md says what each is for."""
 
 
 def modules() -> dict[str, Path]:
@@ -64,21 +54,32 @@ def imports_of(module: str, path: Path) -> set[str]:
     return names
 
 
+def test_the_arrows_make_no_circle() -> None:
+    packages = list(ARROWS)
+    for number, (package, below) in enumerate(ARROWS.items()):
+        assert below <= set(packages[:number]), package
+
+
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_down_only(module: str) -> None:
-    mine, my_name = layer_of(module)
+    package = module.split(".")[0]
     for name in imports_of(module, modules()[module]):
-        if not name.startswith("uaptrace.") or name == "uaptrace.bpf":
-            continue
-        other, other_name = layer_of(name.removeprefix("uaptrace."))
-        assert other <= mine, f"{module} imports {name}, which is above it"
-        if my_name in VIEWS and other_name in VIEWS:
-            assert other_name == my_name, f"{module} imports {name}: views do not know each other"
+        if name.startswith("uaptrace.") and name != "uaptrace.bpf":
+            other = name.split(".")[1]
+            assert other == package or other in ARROWS[package], f"{module} imports {name}"
+
+
+def test_every_arrow_is_used() -> None:
+    used: dict[str, set[str]] = {package: set() for package in ARROWS}
+    for module, path in modules().items():
+        package = module.split(".")[0]
+        used[package] |= {name.split(".")[1] for name in imports_of(module, path) if name.startswith("uaptrace.")} - {package, "bpf"}
+    assert used == ARROWS
 
 
 def test_bcc_is_imported_in_one_module_only() -> None:
     users = [name for name, path in modules().items() if any(i.split(".")[0] == "bcc" for i in imports_of(name, path))]
-    assert users == ["loader.bcc_programs"]
+    assert users == ["loader.compiler"]
 
 
 def imported_with(modules: str, *names: str) -> str:
@@ -87,7 +88,7 @@ def imported_with(modules: str, *names: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("command", ["uaptrace.cli", "uaptrace.commands.serve", "uaptrace.commands.record", "uaptrace.session"])
+@pytest.mark.parametrize("command", ["uaptrace.cli", "uaptrace.commands.serve", "uaptrace.commands.record", "uaptrace.session.loop"])
 def test_the_daemon_stays_small(command: str) -> None:
     """What brings tens of megabytes is imported only where it is used."""
     assert imported_with(command, "bcc", "pyarrow", "textual", "PIL", "matplotlib", "numba") == "[]"
@@ -111,3 +112,11 @@ def test_every_file_says_its_licence() -> None:
             elif name.startswith("bpf/") and path.suffix in (".c", ".h"):
                 assert "GPL-2.0" in path.read_text()[:200], name
     assert without == []
+
+
+def test_the_table_of_packages_in_the_docs_is_the_table_here() -> None:
+    text = (ROOT.parent / "docs/ARCHITECTURE.md").read_text()
+    section = text.partition("\n## Packages\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name.strip(" `") for row in rows for name in row.split(",")]
+    assert sorted(named) == sorted(name for name in ARROWS if not name.startswith("__"))

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uaptrace.errors import UaptraceError, UsageError
-from uaptrace.loader.facts import parse_kallsyms, parse_lockdown
+from uaptrace.abi.errors import UaptraceError, UsageError
+from uaptrace.abi.units import Level
+from uaptrace.kernel.debugfs import parse_unmapped_alloc
+from uaptrace.kernel.kallsyms import name_addresses
+from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
+from uaptrace.kernel.ptdump import parse_ptdump
+from uaptrace.kernel.zones import parse_zoneinfo, zone_ranges
 from uaptrace.loader.hooks import HOOKS, Need, PageAllocHook
+from uaptrace.loader.host_facts import parse_kallsyms, parse_lockdown
 from uaptrace.loader.plan import FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
 from uaptrace.model.updates import PAGE_PRESENT
-from uaptrace.sources.debugfs import parse_unmapped_alloc
-from uaptrace.sources.kallsyms import name_addresses
-from uaptrace.sources.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
-from uaptrace.sources.ptdump import parse_ptdump
-from uaptrace.sources.zones import parse_zoneinfo, zone_ranges
-from uaptrace.units import Level
 
 DATA = Path(__file__).parents[1] / "data" / "kernels"
 KERNELS = sorted(path.name for path in DATA.iterdir())

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.page_table_memory import FakeMemory
-from uaptrace.sources.kfence import is_on, pool_regions
-from uaptrace.units import PAGES_PER_2M
+from uaptrace.abi.units import PAGES_PER_2M
+from uaptrace.kernel.kfence import is_on, pool_regions
 
 SYMBOLS = {"kfence_enabled": 0x1000, "__kfence_pool": 0x2000}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uaptrace import events, wire
+from uaptrace.abi import events, wire
 
 HEADER = Path(__file__).parents[2] / "bpf" / "events.h"
 ENUMS = {

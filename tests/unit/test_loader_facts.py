@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from uaptrace.loader.btf import enumerator_value
+from uaptrace.ebpf.btf import enumerator_value
 from uaptrace.loader.constants import gfp_unmapped
-from uaptrace.loader.facts import parse_cpu_list, read_host_facts
 from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.host_facts import parse_cpu_list, read_host_facts
 from uaptrace.loader.plan import NONE, plan_hooks, wanted_symbols
 
 # As Linux 6.1 with the series prints it: a mask of several flags, and two flags of their own.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.unit import view_snapshots as snapshots
-from uaptrace.errors import UsageError
+from uaptrace.abi.errors import UsageError
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.model.snapshot import RegionTable
 from uaptrace.reports import map_scene
 from uaptrace.reports.map_picture import MapPicture, NamedRange
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.views import map_grid
 
 COLOR = {level: tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for level, color in map_scene.COLORS.items()}

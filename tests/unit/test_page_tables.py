@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.page_table_memory import LEAF, PFN_MASK, PRESENT, FakeMemory
+from uaptrace.abi.units import Level
+from uaptrace.kernel.page_tables import physical_bytes
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT
-from uaptrace.sources.page_tables import physical_bytes
-from uaptrace.units import Level
 
 REGION = st.sampled_from(["hole", "2m", "2m absent", "4k"])
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from uaptrace.plain import plain
+from uaptrace.process.plain import plain
 
 
 @pytest.mark.parametrize(

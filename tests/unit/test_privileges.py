@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.ready import ready_file
-from uaptrace.errors import UsageError
-from uaptrace.sources.privileges import die_with_parent, threads, what_is_left
+from uaptrace.process.privileges import die_with_parent, threads, what_is_left
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives up what only root has: run the tests as root")
 USER = 1000
@@ -31,11 +31,11 @@ def test_no_thread_keeps_anything_after_all_libraries_are_loaded(folder: str) ->
     done = python(f"""
 import threading
 from pathlib import Path
-from uaptrace.limits import keep_single_threaded
+from uaptrace.process.limits import keep_single_threaded
 keep_single_threaded()
 import numpy, pyarrow
-import uaptrace.exporter.server, uaptrace.recording, uaptrace.session, uaptrace.sources.live, uaptrace.tui.app
-from uaptrace.sources.privileges import drop_privileges, threads, what_is_left
+import uaptrace.exporter.server, uaptrace.recording, uaptrace.session.loop, uaptrace.session.live, uaptrace.tui.app
+from uaptrace.process.privileges import drop_privileges, threads, what_is_left
 drop_privileges({folder})
 event = threading.Event()
 threading.Thread(target=event.wait).start()
@@ -55,8 +55,8 @@ def test_a_thread_that_was_there_before_is_found() -> None:
     done = python("""
 import threading
 from pathlib import Path
-from uaptrace.errors import UaptraceError
-from uaptrace.sources.privileges import drop_privileges
+from uaptrace.abi.errors import UaptraceError
+from uaptrace.process.privileges import drop_privileges
 event = threading.Event()
 threading.Thread(target=event.wait).start()
 try:

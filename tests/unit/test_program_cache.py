@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit import bpf_programs
-from uaptrace.loader import attaching, program_cache
-from uaptrace.loader.bcc_programs import compile_programs
-from uaptrace.loader.compiled import BOOT_CONSTANT, Compiled, MapSpec, from_bytes, with_places, with_values
-from uaptrace.loader.objects import Program, ProgramRefusedError, load_program
+from uaptrace.ebpf.compiled import BOOT_CONSTANT, Compiled, MapSpec, from_bytes, with_places, with_values
+from uaptrace.ebpf.objects import Program, ProgramRefusedError, load_program
+from uaptrace.loader import attaching
+from uaptrace.loader import cache as program_cache
+from uaptrace.loader.compiler import compile_programs
 from uaptrace.loader.program import bpf_folder, use_stub_headers
 
 ME = os.getuid()

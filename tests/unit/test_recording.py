@@ -22,9 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.recording_updates import UPDATES, plain
+from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.abi.events import Counter, Kind
+from uaptrace.abi.units import NR_ORDERS, Level
+from uaptrace.abi.wire import RECORD, RING_RECORD, Batch
 from uaptrace.commands.recording import recording as recording_command
-from uaptrace.errors import RecordingError, UsageError
-from uaptrace.events import Counter, Kind
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.state import KernelState
@@ -34,8 +36,6 @@ from uaptrace.recording.columns import BATCH_ROWS
 from uaptrace.recording.info import trim
 from uaptrace.recording.schema import UPDATE_NAMES
 from uaptrace.recording.writer import MAX_POSTPONED
-from uaptrace.units import NR_ORDERS, Level
-from uaptrace.wire import RECORD, RING_RECORD, Batch
 
 
 def start(time_ns: int = 1_000) -> Start:

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from tests.unit.recording_updates import plain
 from tests.unit.simulated_host import host_updates
 from tests.unit.test_recording import counters, records, rotated, start, task
-from uaptrace.errors import RecordingError
-from uaptrace.events import Kind
+from uaptrace.abi.errors import RecordingError
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import Batch
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot_json import encode_snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, Records, Symbols, Update
 from uaptrace.recording import RecordingWriter
-from uaptrace.sources import replay
-from uaptrace.sources.replay import ReplaySource
-from uaptrace.wire import Batch
+from uaptrace.session import replay
+from uaptrace.session.replay import ReplaySource
 
 SECOND = 1_000_000_000
 

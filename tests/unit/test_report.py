@@ -15,10 +15,11 @@ from click.testing import CliRunner
 
 from tests.unit.simulated_host import host_updates
 from tests.unit.test_recording import task
+from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.abi.events import Counter, Kind
+from uaptrace.abi.units import Level
 from uaptrace.commands.progress import progress_bar
 from uaptrace.commands.report import report
-from uaptrace.errors import RecordingError, UsageError
-from uaptrace.events import Counter, Kind
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, MapReading, Records, Update
@@ -28,7 +29,6 @@ from uaptrace.reports.page.flame import tree
 from uaptrace.reports.page.gather import Recorded, gather
 from uaptrace.reports.page.page import page
 from uaptrace.reports.page.texts import report_to_json, report_to_markdown
-from uaptrace.units import Level
 
 
 def write(path: Path, updates: list[Update]) -> Path:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.unit import bpf_programs
-from uaptrace.errors import CannotTraceError
-from uaptrace.sources.ring import MappedRing
-from uaptrace.wire import RECORD
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.wire import RECORD
+from uaptrace.ebpf.ring import MappedRing
 
 RING_BYTES = 16 * 4096
 CAPACITY = RING_BYTES // 64
@@ -231,7 +231,7 @@ def test_a_process_without_privilege_reads_a_ring_that_was_handed_over(kernel: K
         "ring = MappedRing(int(sys.argv[1]), int(sys.argv[2]))\n"
         "print(len(ring.drain()))\n"
     )
-    code = "from uaptrace.sources.ring import MappedRing\n" + code
+    code = "from uaptrace.ebpf.ring import MappedRing\n" + code
     done = subprocess.run(
         [sys.executable, "-c", code, str(kernel.fd), str(RING_BYTES)], pass_fds=[kernel.fd], capture_output=True, text=True, check=False
     )

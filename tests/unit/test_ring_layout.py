@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.plain import CAN_COMPILE, as_python
-from uaptrace.errors import CannotTraceError
-from uaptrace.sources import headers
-from uaptrace.sources import ring as ring_module
-from uaptrace.sources.ring import BUSY_BIT, DISCARD_BIT, MappedRing
-from uaptrace.wire import RECORD
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.wire import RECORD
+from uaptrace.ebpf import headers
+from uaptrace.ebpf import ring as ring_module
+from uaptrace.ebpf.ring import BUSY_BIT, DISCARD_BIT, MappedRing
 
 PAGE = 4096
 PLAIN_HEADERS = as_python(headers)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.unit.scripted_kernel import ScriptedKernel
+from uaptrace.abi.units import PAGES_PER_2M
 from uaptrace.commands.live import LiveFeed, running
 from uaptrace.exporter.metrics import readiness
-from uaptrace.session import Session, TracingEndedError
+from uaptrace.session.loop import Session, TracingEndedError
 from uaptrace.tui.feed import FeedEndedError
-from uaptrace.units import PAGES_PER_2M
 
 LIMIT_S = 30.0
 

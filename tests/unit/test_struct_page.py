@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from uaptrace.sources.struct_page import PAGE_TYPE_BASE, PG_UNMAPPED, page_layout, read_free_blocks
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M
+from uaptrace.kernel.struct_page import PAGE_TYPE_BASE, PG_UNMAPPED, page_layout, read_free_blocks
 
 VMEMMAP = 0xFFD4000000000000
 SIZE, PAGE_TYPE, PRIVATE = 64, 48, 40

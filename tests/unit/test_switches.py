@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from uaptrace.kernel.figures import FigureFiles, MapFigures
+from uaptrace.kernel.procfs import parse_vmstat
 from uaptrace.loader.check import DEGRADED, READY, check
-from uaptrace.loader.facts import HostFacts
 from uaptrace.loader.files import FILES
+from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks, wanted_symbols
 from uaptrace.loader.switches import off_now
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
-from uaptrace.sources.figures import FigureFiles, MapFigures
-from uaptrace.sources.procfs import parse_vmstat
-from uaptrace.sources.switches import HookSwitches
+from uaptrace.session.switches import HookSwitches
 
 KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 FENTRY, KPROBE = (HookStatus("cpa", "cpa", "fentry"),), (HookStatus("cpa", "cpa", "kprobe"),)

@@ -104,7 +104,7 @@ def test_an_error_ends_it_with_one_line_and_the_terminal_as_before() -> None:
     script = """
 import sys
 from uaptrace import cli
-from uaptrace.streams import prepare_streams
+from uaptrace.process.streams import prepare_streams
 from uaptrace.tui import app
 class Feed:
     asked = 0

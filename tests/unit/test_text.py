@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import view_snapshots as snapshots
+from uaptrace.abi.units import Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Exactness
 from uaptrace.model.updates import Start
 from uaptrace.recording import read_updates
 from uaptrace.recording.info import recording_info
 from uaptrace.reports.text import GROUPS, audit_to_text, folded_stacks, snapshot_to_text, splits_to_text
-from uaptrace.units import Level
 from uaptrace.views import panels, words
 from uaptrace.views.charts import bar, sparkline
 from uaptrace.views.lines import fit, length, line, plain, text_of

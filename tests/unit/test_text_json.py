@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests.unit import view_snapshots as snapshots
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Cause
 from uaptrace.reports.map_picture import MapPicture
 from uaptrace.reports.text import GROUPS, audit_to_json, snapshot_to_json, splits_to_json
-from uaptrace.units import Level
 from uaptrace.views.rates import rates_between
 
 DOCS = (Path(__file__).parents[2] / "docs" / "json.md").read_text()

@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tests.unit import view_snapshots as snapshots
-from uaptrace.errors import UaptraceError, UsageError
+from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.tui.app import TopApp
 from uaptrace.tui.feed import FeedEndedError, parse_position

@@ -9,7 +9,7 @@ from tests.unit.view_snapshots import make
 from uaptrace.loader.attaching import verdict as verifiers_verdict
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Exactness, Snapshot
-from uaptrace.verification import Verdict
+from uaptrace.session.verification import Verdict
 
 HOOK = HookStatus("cpa", "__change_page_attr_set_clr", "fentry")
 

@@ -13,7 +13,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uaptrace.errors import UsageError
+from uaptrace.abi.errors import UsageError
 from uaptrace.exporter.web_config import ConfigWatch, load_web_config
 
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()

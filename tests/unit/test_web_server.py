@@ -28,13 +28,13 @@ import pytest
 import trustme
 
 from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
-from uaptrace.errors import UsageError
+from uaptrace.abi.errors import UsageError
 from uaptrace.exporter.http import Limits
 from uaptrace.exporter.server import Server, serve
 from uaptrace.exporter.web_config import ConfigWatch, WebConfig
 from uaptrace.model.snapshot import Exactness, Snapshot
 from uaptrace.model.snapshot_json import decode_snapshot
-from uaptrace.sources.remote import RemoteError, RemoteFeed, parse_address
+from uaptrace.session.remote import RemoteError, RemoteFeed, parse_address
 
 LOCAL = "127.0.0.1:0"
 RECORDING = Path(__file__).parents[1] / "data/patched-6.1.uaptrace"

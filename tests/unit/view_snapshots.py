@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from uaptrace.events import SCALAR_COUNTERS
+from uaptrace.abi.events import SCALAR_COUNTERS
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 from uaptrace.model.snapshot import (
@@ -29,7 +30,6 @@ from uaptrace.model.snapshot import (
     UnmappedCacheView,
     Violation,
 )
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level
 
 START_NS = 3_000_000_000
 MIB = 1 << 20

@@ -26,15 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uaptrace.loader.attach import LoaderOptions, load
+from uaptrace.kernel.debugfs import parse_unmapped_alloc
+from uaptrace.kernel.procfs import parse_meminfo, parse_vmstat
 from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.parent import LoaderOptions, load
+from uaptrace.process.privileges import drop_privileges
 from uaptrace.reports.documents import audit_to_json, snapshot_to_json, splits_to_json
-from uaptrace.session import Session
-from uaptrace.sources.debugfs import parse_unmapped_alloc
-from uaptrace.sources.live import LiveSource
-from uaptrace.sources.privileges import drop_privileges
-from uaptrace.sources.procfs import parse_meminfo, parse_vmstat
-from uaptrace.verification import map_verdict
+from uaptrace.session.live import LiveSource
+from uaptrace.session.loop import Session
+from uaptrace.session.verification import map_verdict
 
 TOP = Path(__file__).parents[2]
 WORKLOAD = str(TOP / "kernel/workload")
@@ -252,7 +252,7 @@ def small_ring() -> dict[str, Any]:
             after = session.finish()
         seconds = time.monotonic() - begin
         verdict = map_verdict(session, "kcore")
-        from uaptrace.events import Counter
+        from uaptrace.abi.events import Counter
 
         emitted = counted.words[Counter.EMITTED : Counter.EMITTED + 16]
         lost = counted.words[Counter.LOST : Counter.LOST + 16]

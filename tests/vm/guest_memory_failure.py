@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 
 from tests.vm.guest import Guest, kernel_says, say
-from uaptrace.loader.attach import LoaderOptions, load
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
+from uaptrace.kernel.procfs import parse_meminfo
+from uaptrace.loader.parent import LoaderOptions, load
 from uaptrace.reports.documents import snapshot_to_json
-from uaptrace.session import Session
-from uaptrace.sources.live import LiveSource
-from uaptrace.sources.procfs import parse_meminfo
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level
+from uaptrace.session.live import LiveSource
+from uaptrace.session.loop import Session
 
 CHECK_INTERVAL = Path("/sys/devices/system/machinecheck/machinecheck0/check_interval")
 HELD_BYTES = 64 << 20

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 
 from tests.vm.guest import TOP, get
+from uaptrace.abi.units import PAGES_PER_2M, Level
+from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.snapshot_json import decode_snapshot
-from uaptrace.sources.ptdump import parse_ptdump
-from uaptrace.units import PAGES_PER_2M, Level
 
 PORT: Final = 9973
 URL: Final = f"http://127.0.0.1:{PORT}"

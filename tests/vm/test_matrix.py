@@ -188,7 +188,7 @@ def test_a_large_guest_has_1g_mappings(run: Run) -> None:
 def test_the_recording_gives_the_same_figures(run: Run) -> None:
     """Replay is exact: the last snapshot of the recording is the live one."""
     from uaptrace.reports.documents import snapshot_to_json
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     source = ReplaySource(run.folder / "run.uaptrace", None, budget_s=None)
     replayed = source.latest()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from uaptrace.units import PAGE_SIZE, Level
+from uaptrace.abi.units import PAGE_SIZE, Level
 
 TOP = Path(__file__).parents[2]
 BANK = 9

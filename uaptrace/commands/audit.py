@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from uaptrace.abi.errors import AuditFoundError
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file_option
@@ -16,7 +17,6 @@ from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
-from uaptrace.errors import AuditFoundError
 from uaptrace.loader.hooks import PageAllocHook
 
 

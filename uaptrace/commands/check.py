@@ -12,8 +12,8 @@ from uaptrace.commands.strict import StrictCommand
 from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
 from uaptrace.loader.check import check as check_host
 from uaptrace.loader.constants import VARIABLES
-from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.hooks import Need
+from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
 from uaptrace.loader.switches import off_now
 

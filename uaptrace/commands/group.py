@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from uaptrace import __version__
-from uaptrace.errors import ReaderGoneError, UsageError
+from uaptrace.abi.errors import ReaderGoneError, UsageError
 
 COMMANDS: Final = {
     "check": "What this host can do, hook by hook, and how to mend what is missing.",

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from uaptrace.abi.errors import CannotTraceError
 from uaptrace.commands.types import RingSize
-from uaptrace.errors import CannotTraceError
-from uaptrace.loader.attach import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.parent import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.progress import Progress
-from uaptrace.places import descriptor_of
+from uaptrace.process.places import descriptor_of
 
 if TYPE_CHECKING:
     # Imported while the loader works: see live_session().
     from uaptrace.model.snapshot import Snapshot
     from uaptrace.model.updates import Records
-    from uaptrace.session import Session, Sink
-    from uaptrace.sources.live import LiveSource
+    from uaptrace.session.live import LiveSource
+    from uaptrace.session.loop import Session, Sink
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,16 +109,16 @@ def live_session(
 ) -> Iterator[Session]:
     """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens.
 
-    Nothing may have started a thread before: it would keep its privileges (sources/privileges.py).
+    Nothing may have started a thread before: it would keep its privileges (process/privileges.py).
 
     ``privileges_of``: a folder in which files will be made: its owner is who this process becomes, instead of nobody.
     ``meanwhile``: modules that are imported while the loader works, as those that tracing needs are.
     """
     say = Progress("daemon")
     with load_as_root(options) as loading:
-        from uaptrace.session import Session
-        from uaptrace.sources.live import LiveSource
-        from uaptrace.sources.privileges import drop_privileges
+        from uaptrace.process.privileges import drop_privileges
+        from uaptrace.session.live import LiveSource
+        from uaptrace.session.loop import Session
 
         for name in meanwhile:
             importlib.import_module(name)

@@ -14,16 +14,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.abi.errors import UsageError
+from uaptrace.abi.units import PAGES_PER_2M
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT, MAX_PFN, seconds
 from uaptrace.commands.watching import watched_snapshot
-from uaptrace.errors import UsageError
+from uaptrace.kernel.zones import zone_ranges
 from uaptrace.model.state import KernelState
-from uaptrace.sources.zones import zone_ranges
-from uaptrace.units import PAGES_PER_2M
 
 WINDOW_REGIONS: Final = 16
 """How many 2M regions --around shows."""

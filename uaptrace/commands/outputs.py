@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from uaptrace.outputs import check_outputs
+from uaptrace.process.outputs import check_outputs
 
 
 def check_files(

@@ -14,10 +14,10 @@ from typing import Final, NoReturn
 
 import click
 
+from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.commands.live import folder_of
-from uaptrace.errors import UaptraceError, UsageError
-from uaptrace.files import touch
-from uaptrace.sources.privileges import drop_privileges
+from uaptrace.process.files import touch
+from uaptrace.process.privileges import drop_privileges
 
 _ANSWER_BYTES: Final = 1 << 16
 _MADE: Final = b"\0"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uaptrace.abi.units import format_bytes
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.plain import plain
-from uaptrace.units import format_bytes
+from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.recording import RecordingInfo

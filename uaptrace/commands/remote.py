@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.errors import UsageError
-from uaptrace.plain import plain
+from uaptrace.abi.errors import UsageError
+from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
-    from uaptrace.sources.remote import RemoteFeed
+    from uaptrace.session.remote import RemoteFeed
 
 PASSWORD_VARIABLE = "UAPTRACE_PASSWORD"
 
@@ -33,7 +33,7 @@ def open_feed(target: str) -> RemoteFeed:
 
     Certificates are checked with the system's authorities, or those of the file that SSL_CERT_FILE names (OpenSSL).
     """
-    from uaptrace.sources.remote import RemoteFeed, parse_address
+    from uaptrace.session.remote import RemoteFeed, parse_address
 
     scheme, separator, rest = target.rpartition("://")
     if separator and scheme not in ("http", "https"):

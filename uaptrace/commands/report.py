@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.errors import UsageError
-from uaptrace.plain import plain
+from uaptrace.process.plain import plain
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
@@ -37,7 +37,7 @@ def report(recordings: tuple[Path, ...], output: Path | None, format_: str | Non
         raise UsageError("where should the page go? Give -o report.html, or --format md or json")
     check_files([output], recordings=recordings)
 
-    from uaptrace.files import write_whole
+    from uaptrace.process.files import write_whole
     from uaptrace.reports.page.gather import gather
     from uaptrace.reports.page.page import page
     from uaptrace.reports.page.texts import report_to_json, report_to_markdown

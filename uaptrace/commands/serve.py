@@ -17,7 +17,7 @@ from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED
 from uaptrace.exporter.listening import bind
-from uaptrace.files import touch
+from uaptrace.process.files import touch
 
 if TYPE_CHECKING:
     from uaptrace.exporter.web_config import ConfigWatch
@@ -67,7 +67,7 @@ def serve(
 
 def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_path: Path | None) -> None:
     from uaptrace.exporter.server import serve as serve_endpoint
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
 
     source = ReplaySource(path, speed, budget_s=None)
     lock = threading.Lock()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from uaptrace.limits import require_address_space
+from uaptrace.process.limits import require_address_space
 
 _RECORDINGS: Final = ("replay", "file", "recordings")
 """Parameters that name the recording that a command reads."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.live import (
     LiveFeed,
     live_session,
@@ -28,9 +29,8 @@ from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.remote import connect_option, open_feed
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED, seconds
-from uaptrace.errors import UsageError
 from uaptrace.exporter.listening import bind
-from uaptrace.streams import check_terminal
+from uaptrace.process.streams import check_terminal
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot
@@ -116,7 +116,7 @@ def _remote(connect: str, interval_s: float, once: bool, as_json: bool) -> None:
 
 
 def _replay(path: Path, speed: float, at_text: str | None, once: bool, as_json: bool) -> None:
-    from uaptrace.sources.replay import ReplaySource
+    from uaptrace.session.replay import ReplaySource
     from uaptrace.tui.feed import parse_position
 
     with contextlib.closing(ReplaySource(path, None if once and at_text is None else speed, budget_s=None if once else 0.2)) as source:

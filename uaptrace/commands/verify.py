@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
+from uaptrace.abi.errors import NotProvenError, UsageError, VerifyFoundError
 from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
-from uaptrace.errors import NotProvenError, UsageError, VerifyFoundError
-from uaptrace.verification import Verdict, counters_verdict, map_verdict
+from uaptrace.session.verification import Verdict, counters_verdict, map_verdict
 
 
 @click.command(cls=StrictCommand)

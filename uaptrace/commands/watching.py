@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.commands.ready import ready_file
 from uaptrace.commands.remote import open_feed
-from uaptrace.errors import UsageError
 from uaptrace.loader.hooks import PageAllocHook
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def watched_snapshot(
         raise UsageError("--at goes with --replay")
     snapshot: Snapshot | None
     if replay is not None:
-        from uaptrace.sources.replay import ReplaySource
+        from uaptrace.session.replay import ReplaySource
         from uaptrace.tui.feed import parse_position
 
         with contextlib.closing(ReplaySource(replay, None if at_text is None else 1.0, budget_s=None, regions=regions)) as source:

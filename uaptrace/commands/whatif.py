@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.progress import progress_bar
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import Finite, Size
-from uaptrace.errors import RecordingError, UsageError
-from uaptrace.plain import plain
+from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.model.updates import Update

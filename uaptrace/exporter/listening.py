@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Final
 
-from uaptrace.errors import UsageError
+from uaptrace.abi.errors import UsageError
 
 _BACKLOG: Final = 256
 _ALL_IPV6: Final = "::"

@@ -12,7 +12,8 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import LEVELS, NR_ORDERS, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
     Cause,
@@ -26,7 +27,6 @@ from uaptrace.model.snapshot import (
     SplitsView,
     UnmappedCacheView,
 )
-from uaptrace.units import LEVELS, NR_ORDERS, Level
 
 FIRST_BUCKET: Final = 8
 """Exponent of the first histogram bound: 2**8 ns. Everything faster is in its bucket."""

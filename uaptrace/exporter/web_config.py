@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from uaptrace.errors import UsageError
+from uaptrace.abi.errors import UsageError
 from uaptrace.exporter.yaml_text import NotYamlError, Scalar, one_line, parse_yaml
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from uaptrace.errors import UaptraceError
+from uaptrace.abi.errors import UaptraceError
 
 _TAG: Final = "tag:yaml.org,2002:"
 _NOT_TEXT: Final = ("bool", "int", "float", "timestamp")

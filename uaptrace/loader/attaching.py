@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uaptrace.errors import CannotTraceError
-from uaptrace.loader import program_cache
-from uaptrace.loader.bcc_programs import attach_kprobe, compile_programs, compiler_identity, last_words
-from uaptrace.loader.compiled import Compiled, with_values
-from uaptrace.loader.objects import FENTRY as FENTRY_TYPE
-from uaptrace.loader.objects import (
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf.compiled import Compiled, with_values
+from uaptrace.ebpf.objects import FENTRY as FENTRY_TYPE
+from uaptrace.ebpf.objects import (
     FEXIT,
     KPROBE,
     RAW_TRACEPOINT,
@@ -26,6 +24,8 @@ from uaptrace.loader.objects import (
     link_program,
     load_program,
 )
+from uaptrace.loader import cache as program_cache
+from uaptrace.loader.compiler import attach_kprobe, compile_programs, compiler_identity, last_words
 from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
 from uaptrace.loader.program import bpf_folder
 from uaptrace.model.hook_status import HookStatus

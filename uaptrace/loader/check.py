@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from uaptrace.errors import CannotTraceError
-from uaptrace.loader.attach import LoaderOptions
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf.btf import KernelBtf
+from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.attaching import hook_status, load_hooks
-from uaptrace.loader.btf import KernelBtf
 from uaptrace.loader.constants import read_constants
-from uaptrace.loader.facts import HostFacts
 from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
+from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.loading import load_accepted, open_memory
-from uaptrace.loader.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
+from uaptrace.loader.parent import LoaderOptions
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
 from uaptrace.loader.program import bpf_folder, use_stub_headers
 from uaptrace.loader.progress import Progress

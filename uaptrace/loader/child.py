@@ -10,21 +10,21 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from uaptrace.errors import CannotTraceError
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.units import Level
+from uaptrace.ebpf.btf import KernelBtf
+from uaptrace.kernel.procfs import read_split_counters
 from uaptrace.loader.attaching import attach_hooks
-from uaptrace.loader.btf import KernelBtf
 from uaptrace.loader.constants import VARIABLES, read_constants
-from uaptrace.loader.facts import read_host_facts
 from uaptrace.loader.files import FILES
 from uaptrace.loader.hooks import SERIES_SYMBOL
+from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.plan import wanted_symbols
 from uaptrace.loader.program import bpf_folder, use_stub_headers
-from uaptrace.sources.procfs import read_split_counters
-from uaptrace.units import Level
 
 if TYPE_CHECKING:
-    from uaptrace.loader.attach import LoaderOptions
+    from uaptrace.loader.parent import LoaderOptions
 
 
 def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], list[int]]:

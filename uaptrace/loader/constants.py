@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from uaptrace.errors import CannotTraceError
-from uaptrace.loader.btf import KernelBtf
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf.btf import KernelBtf
+from uaptrace.kernel.memory import KernelMemory, read_u32, read_u64
 from uaptrace.loader.program import KernelConstants
-from uaptrace.sources.kernel_memory import KernelMemory, read_u32, read_u64
 
 VARIABLES: Final = (
     "init_top_pgt",

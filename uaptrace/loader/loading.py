@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from uaptrace.errors import CannotTraceError
+from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf.btf import KernelBtf
+from uaptrace.ebpf.compiled import Compiled
+from uaptrace.kernel.memory import Kcore, KernelMemory
 from uaptrace.loader.attaching import HooksRefusedError, compiled_programs, load_reader
-from uaptrace.loader.btf import KernelBtf
-from uaptrace.loader.compiled import Compiled
-from uaptrace.loader.facts import HostFacts
+from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, boot_constants, bpf_folder, compiler_flags, program_text
-from uaptrace.sources.kernel_memory import Kcore, KernelMemory
 
 if TYPE_CHECKING:
-    from uaptrace.loader.attach import LoaderOptions
+    from uaptrace.loader.parent import LoaderOptions
 
 Result = TypeVar("Result")
 Use = Callable[[Compiled, Sequence[int], Sequence[PlannedHook], Callable[[str], int]], Result]
@@ -33,7 +33,7 @@ def open_memory(page_tables: str, kcore_fd: int | None, folder: Path) -> tuple[K
         raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
     if page_tables != "bpf" and kcore_fd is not None:
         return Kcore(kcore_fd), {}
-    from uaptrace.sources.bpf_memory import BpfMemory
+    from uaptrace.ebpf.memory import BpfMemory
 
     reader, window = load_reader((folder / "reader.bpf.c").read_text())
     return BpfMemory(reader, window), {"reader": reader, "window": window}

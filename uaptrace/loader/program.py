@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from uaptrace.loader.compiled import BOOT_CONSTANT
+from uaptrace.ebpf.compiled import BOOT_CONSTANT
 from uaptrace.loader.plan import PlannedHook
 
 SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shrinker")

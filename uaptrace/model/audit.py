@@ -17,8 +17,8 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import Kind
-from uaptrace.units import PAGES_PER_2M
+from uaptrace.abi.events import Kind
+from uaptrace.abi.units import PAGES_PER_2M
 
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct

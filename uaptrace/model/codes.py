@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import Flag, Kind, Mapping
+from uaptrace.abi.events import Flag, Kind, Mapping
 
 KindSet = NDArray[np.bool_]
 """bool[256]: True for the kinds that are in it."""
@@ -26,7 +26,7 @@ def kind_set(*kinds: int) -> KindSet:
 
 
 class KindCode:
-    """uaptrace.events.Kind."""
+    """uaptrace.abi.events.Kind."""
 
     TASK: Final[int] = Kind.TASK.value
     STACK: Final[int] = Kind.STACK.value
@@ -45,7 +45,7 @@ class KindCode:
 
 
 class FlagCode:
-    """uaptrace.events.Flag."""
+    """uaptrace.abi.events.Flag."""
 
     DEFAULT: Final[int] = Flag.DEFAULT.value
     IN_CACHE: Final[int] = Flag.IN_CACHE.value
@@ -60,7 +60,7 @@ class FlagCode:
 
 
 class MappingCode:
-    """uaptrace.events.Mapping."""
+    """uaptrace.abi.events.Mapping."""
 
     MIXED: Final[int] = Mapping.MIXED.value
     ABSENT: Final[int] = Mapping.ABSENT.value

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import NR_KINDS
-from uaptrace.wire import Batch
+from uaptrace.abi.events import NR_KINDS
+from uaptrace.abi.wire import Batch
 
 from .codes import KindCode, KindSet, kind_set
 from .loops import Fields

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK
-from uaptrace.units import PAGES_PER_2M, Level
+from uaptrace.abi.events import LEVEL_MASK
+from uaptrace.abi.units import PAGES_PER_2M, Level
 
 from .columns import Bytes, Ints
 from .direct_map import DirectMap

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK
-from uaptrace.units import MAX_REGIONS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
+from uaptrace.abi.events import LEVEL_MASK
+from uaptrace.abi.units import MAX_REGIONS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 
 from . import loops
 from .codes import FlagCode, KindCode, MappingCode, kind_set

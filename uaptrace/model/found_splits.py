@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK
-from uaptrace.units import PAGES_PER_1G, PMD_ORDER, REGIONS_PER_1G, Level
+from uaptrace.abi.events import LEVEL_MASK
+from uaptrace.abi.units import PAGES_PER_1G, PMD_ORDER, REGIONS_PER_1G, Level
 
 from .codes import FlagCode, KindCode
 from .columns import Bytes, Columns, Ints

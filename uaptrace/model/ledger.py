@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK
-from uaptrace.units import Level
+from uaptrace.abi.events import LEVEL_MASK
+from uaptrace.abi.units import Level
 
 from .codes import FlagCode, KindCode
 from .columns import Columns, Ints, stable_order

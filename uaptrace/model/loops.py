@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from uaptrace.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M, PMD_ORDER
-from uaptrace.wire import Batch
+from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M, PMD_ORDER
+from uaptrace.abi.wire import Batch
 
 from .codes import FlagCode, KindCode
 

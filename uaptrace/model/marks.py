@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from uaptrace.units import REGIONS_PER_1G
+from uaptrace.abi.units import REGIONS_PER_1G
 
 from .columns import Ints
 from .region_pages import grown

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from uaptrace.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
-from uaptrace.wire import comms, frames
+from uaptrace.abi.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
+from uaptrace.abi.wire import comms, frames
 
 from .causes import classify
 from .codes import KindCode

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import NR_KINDS, Counter, Kind
-from uaptrace.units import LEVELS, NR_ORDERS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
+from uaptrace.abi.events import NR_KINDS, Counter, Kind
+from uaptrace.abi.units import LEVELS, NR_ORDERS, PAGE_SIZE, PAGES_PER_1G, PAGES_PER_2M, Level
 
 from .columns import Ints
 from .direct_map import DirectMap

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.units import PAGES_PER_2M
+from uaptrace.abi.units import PAGES_PER_2M
 
 from .columns import Bytes, Ints
 

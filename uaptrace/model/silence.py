@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import Counter
+from uaptrace.abi.events import Counter
 
 from .columns import Ints
 from .hook_status import HookStatus

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
 from uaptrace.model.hook_status import HookStatus
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level
 
 
 class Cause(StrEnum):

@@ -30,9 +30,9 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.errors import UaptraceError
+from uaptrace.abi.errors import UaptraceError
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import RegionTable, Snapshot
-from uaptrace.units import Level
 
 SCHEMA: Final = 1
 MAX_ARRAY_BYTES: Final = 1 << 25

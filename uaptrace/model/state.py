@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import NR_KINDS, Counter, Kind
-from uaptrace.units import Level
-from uaptrace.wire import Batch
+from uaptrace.abi.events import NR_KINDS, Counter, Kind
+from uaptrace.abi.units import Level
+from uaptrace.abi.wire import Batch
 
 from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns

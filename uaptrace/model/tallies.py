@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.events import HISTOGRAM_BUCKETS, SCALAR_COUNTERS, Counter, HistogramId, Kind
-from uaptrace.units import NR_ORDERS
+from uaptrace.abi.events import HISTOGRAM_BUCKETS, SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.abi.units import NR_ORDERS
 
 from .columns import Columns, Ints
 from .hook_status import HookStatus

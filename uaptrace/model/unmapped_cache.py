@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
+from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER
 
 from .codes import KindCode
 from .columns import Bytes, Columns, Ints, distinct

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.abi.units import Level
+from uaptrace.abi.wire import Batch
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
-from uaptrace.units import Level
-from uaptrace.wire import Batch
 
 PAGE_HOLE: Final = 0
 PAGE_PRESENT: Final = 1

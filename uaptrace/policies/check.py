@@ -17,13 +17,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import LEVEL_MASK, Flag, Kind
+from uaptrace.abi.events import LEVEL_MASK, Flag, Kind
+from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, Level
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Update
 from uaptrace.policies.layout import Count, Design, RequestFlag
 from uaptrace.policies.memory import TOP_BLOCK, Memory, fresh_map, recorded_memory
 from uaptrace.policies.requests import RequestBuilder, requests_from_updates
 from uaptrace.policies.simulation import CacheRows, Simulation
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M, Level
 
 MAX_TRIES: Final = 120
 

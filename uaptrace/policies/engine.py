@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 from uaptrace.policies import layout
 from uaptrace.policies.layout import Count, Design, Op, RequestFlag, State
-from uaptrace.units import NR_ORDERS, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level
 
 # Copies of the constants: engine.pxd makes C variables of them.
 _NR_ORDERS = NR_ORDERS

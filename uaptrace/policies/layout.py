@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.units import NR_ORDERS
+from uaptrace.abi.units import NR_ORDERS
 
 
 class Design(IntEnum):
@@ -138,7 +138,7 @@ class State(NamedTuple):
     block_bit: NDArray[np.uint8]
     """The pageblock's unmapped bit."""
     level: NDArray[np.uint8]
-    """uaptrace.units.Level of each 2M region; NONE where there is no memory."""
+    """uaptrace.abi.units.Level of each 2M region; NONE where there is no memory."""
     nr_changed: NDArray[np.int32]
     """Pages of each region that are not DEFAULT."""
     touched: NDArray[np.uint8]

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.errors import RecordingError, UsageError
+from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level, format_bytes
 from uaptrace.model.updates import LARGE_ABSENT
 from uaptrace.policies.layout import MOVABLE, UNMOVABLE
 from uaptrace.policies.rng import permutation, random_words, uniform
-from uaptrace.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level, format_bytes
 
 TOP_BLOCK: Final = 1 << (NR_ORDERS - 1)
 """Pages of the largest block of the page allocator: memory is a multiple of it (4 MiB)."""

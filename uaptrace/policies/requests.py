@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import Flag, Kind, Mapping
+from uaptrace.abi.events import Flag, Kind, Mapping
+from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M
+from uaptrace.abi.wire import Batch
 from uaptrace.model.updates import Records, Update
 from uaptrace.policies.layout import Op, RequestFlag
-from uaptrace.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M
-from uaptrace.wire import Batch
 
 
 @dataclass(frozen=True, slots=True)

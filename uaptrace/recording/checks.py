@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import COUNTER_WORDS, LEVEL_MASK, Flag, Kind
+from uaptrace.abi.events import COUNTER_WORDS, LEVEL_MASK, Flag, Kind
+from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT
 from uaptrace.recording import schema
-from uaptrace.units import MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
 
 Data = bytes | memoryview
 """Bytes of a row, where they lie."""

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.abi.units import MAX_REGIONS, PAGES_PER_2M, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update
@@ -43,7 +44,6 @@ from uaptrace.recording.checks import (
     check_words,
     parse_json,
 )
-from uaptrace.units import MAX_REGIONS, PAGES_PER_2M, Level
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import RECORD, RING_RECORD, Batch, comms, frames
 from uaptrace.recording.codec import EncodedUpdate
 from uaptrace.recording.schema import COLUMNS, arrow_schema, kind_names
-from uaptrace.wire import RECORD, RING_RECORD, Batch, comms, frames
 
 BATCH_ROWS: Final = 1 << 16
 """Rows of the largest batch: 3.7 MB of columns, which compress and expand within the second-level cache's reach."""

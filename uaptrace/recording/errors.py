@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from uaptrace.errors import RecordingError
+from uaptrace.abi.errors import RecordingError
 from uaptrace.recording.checks import BadValueError
 
 BY_DATA: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError, pa.ArrowException)

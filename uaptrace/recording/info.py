@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from uaptrace.errors import RecordingError
-from uaptrace.events import Counter, Kind
+from uaptrace.abi.errors import RecordingError
+from uaptrace.abi.events import Counter, Kind
 from uaptrace.model.updates import CountersReading, MapReading, Start
 from uaptrace.recording import schema
 from uaptrace.recording.reader import Chain, RecordingFile, open_parts

@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from uaptrace.errors import UsageError
-from uaptrace.places import Place, keep_place
+from uaptrace.abi.errors import UsageError
+from uaptrace.process.places import Place, keep_place
 from uaptrace.recording import schema
 from uaptrace.recording.errors import RecordingStoppedError
 from uaptrace.recording.parts import part_path

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from uaptrace.errors import RecordingError
+from uaptrace.abi.errors import RecordingError
 from uaptrace.model.updates import CountersReading, Start, Update
 from uaptrace.recording import schema, version1
 from uaptrace.recording.checks import BadValueError

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
 
 VERSION: Final = 1
 """Version that is written. Readers of all versions are in uaptrace.recording.reader."""

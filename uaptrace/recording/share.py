@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import Records, Start, Symbols, Update
 from uaptrace.recording.columns import STACK_BYTES
 from uaptrace.recording.reader import Chain, open_parts
 from uaptrace.recording.writer import RecordingWriter
-from uaptrace.wire import RECORD, Batch
 
 _FRAMES_OFFSET: Final = 8
 """Of a STACK record's four addresses (bpf/events.h)."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from uaptrace.errors import RecordingError
+from uaptrace.abi.errors import RecordingError
 from uaptrace.recording import schema
 from uaptrace.recording.checks import BadValueError
 from uaptrace.recording.errors import not_usable

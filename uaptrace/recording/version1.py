@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from uaptrace.events import Kind
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import Records, Update
 from uaptrace.recording import schema
 from uaptrace.recording.checks import BadValueError, check_rows
 from uaptrace.recording.codec import decode
 from uaptrace.recording.columns import STACK_COLUMNS, TASK_COLUMNS
-from uaptrace.wire import RECORD, Batch
 
 SCHEMA: Final = schema.arrow_schema()
 

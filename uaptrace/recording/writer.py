@@ -22,17 +22,17 @@ import numpy as np
 import pyarrow as pa
 
 import uaptrace
-from uaptrace.errors import ReaderGoneError, RecordingError, UaptraceError
-from uaptrace.events import Kind
-from uaptrace.files import write_some
+from uaptrace.abi.errors import ReaderGoneError, RecordingError, UaptraceError
+from uaptrace.abi.events import Kind
+from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import CacheReading, Cgroups, Records, Start, Symbols, Update
+from uaptrace.process.files import write_some
 from uaptrace.recording import schema
 from uaptrace.recording.codec import EncodedUpdate, encode
 from uaptrace.recording.columns import ColumnBuffer
 from uaptrace.recording.errors import RecordingStoppedError
 from uaptrace.recording.output import PartFiles
 from uaptrace.recording.parts import part_path
-from uaptrace.wire import RECORD, Batch
 
 K = TypeVar("K")
 

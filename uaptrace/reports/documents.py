@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from uaptrace.abi.units import LEVELS, Level
 from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, Snapshot, SplitRow, UnmappedCacheView, Violation
-from uaptrace.units import LEVELS, Level
 from uaptrace.views import map_grid
 from uaptrace.views.rates import rates_between
 

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from uaptrace.errors import UsageError
-from uaptrace.events import LEVEL_MASK, Flag, Kind, Mapping
+from uaptrace.abi.errors import UsageError
+from uaptrace.abi.events import LEVEL_MASK, Flag, Kind, Mapping
+from uaptrace.abi.units import Level
+from uaptrace.abi.wire import comms
 from uaptrace.model.updates import Records, Update
-from uaptrace.plain import plain
-from uaptrace.units import Level
-from uaptrace.wire import comms
+from uaptrace.process.plain import plain
 
 _QUIET_KINDS: Final = frozenset({Kind.TASK, Kind.STACK})
 _NAMES: Final = {kind.name.lower(): kind for kind in Kind if kind not in (Kind.NONE,)}

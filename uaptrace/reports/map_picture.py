@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.errors import UsageError
-from uaptrace.files import write_whole
+from uaptrace.abi.errors import UsageError
+from uaptrace.abi.units import PAGES_PER_2M, Level
 from uaptrace.model.snapshot import RegionTable, Snapshot
 from uaptrace.model.updates import PAGE_ABSENT, PAGE_HOLE
+from uaptrace.process.files import write_whole
 from uaptrace.reports import map_scene
 from uaptrace.reports.documents import SCHEMA, snapshot_head
 from uaptrace.reports.map_scene import FAINT, GRID_WIDTH, INK, LEFT, PALETTE, PAPER, RIGHT, Block, Box, Label, Scene
-from uaptrace.units import PAGES_PER_2M, Level
 from uaptrace.views import map_grid, panels, words
 from uaptrace.views.lines import Line, ansi, fit, heading, line, paragraph, plain, wrap
 from uaptrace.views.map_grid import Cells, MapFigures, NamedRange

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.units import Level, pages_to_bytes
+from uaptrace.abi.units import Level, pages_to_bytes
 from uaptrace.views import map_grid, words
 from uaptrace.views.map_grid import Cells
 

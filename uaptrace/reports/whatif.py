@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from uaptrace.errors import UsageError
-from uaptrace.files import write_whole
+from uaptrace.abi.errors import UsageError
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level, format_bytes
 from uaptrace.policies.layout import Count, Design
 from uaptrace.policies.memory import Memory
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Outcome
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level, format_bytes
+from uaptrace.process.files import write_whole
 
 TITLES: Final = {
     Design.NONE: "none",

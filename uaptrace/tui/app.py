@@ -16,7 +16,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher, Input, Static
 
-from uaptrace.errors import UaptraceError
+from uaptrace.abi.errors import UaptraceError
 from uaptrace.tui.feed import ExplainsWaiting, Feed, FeedEndedError, RegionsOnDemand, ReplayControl, parse_position
 from uaptrace.tui.help import help_lines
 from uaptrace.tui.panes import LinesScreen, MapPane, OverviewPane, Picture, TablePane, split_detail

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Protocol, runtime_checkable
 
-from uaptrace.errors import UaptraceError, UsageError
+from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.model.snapshot import Snapshot
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
 from uaptrace.model.snapshot import RegionTable
-from uaptrace.units import PAGE_SIZE, PAGES_PER_2M, Level
 from uaptrace.views import words
 from uaptrace.views.charts import EIGHTHS_UP
 from uaptrace.views.lines import Line, Span, Style

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from uaptrace.abi.units import NR_ORDERS, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, SplitRow, UnmappedCacheView, Violation
-from uaptrace.units import NR_ORDERS, Level
 from uaptrace.views import words
 from uaptrace.views.charts import bar, sparkline
 from uaptrace.views.lines import Line, Style, fit, heading, line, paragraph, text_of, wrap

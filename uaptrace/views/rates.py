@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Snapshot
-from uaptrace.units import Level
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from uaptrace.abi.units import PAGES_PER_1G, PAGES_PER_2M, Level, format_bytes, pages_to_bytes
 from uaptrace.model.snapshot import HostInfo
-from uaptrace.plain import REPLACEMENT, plain
-from uaptrace.units import PAGES_PER_1G, PAGES_PER_2M, Level, format_bytes, pages_to_bytes
+from uaptrace.process.plain import REPLACEMENT, plain
 
 UNKNOWN: Final = "–"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.reports.page.gather import Recorded
-from uaptrace.units import Level
 from uaptrace.views import words
 
 Unit = Literal["count", "share", "bytes", "ns", "pages"]

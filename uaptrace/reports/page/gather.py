@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from uaptrace.abi.units import LEVELS, Level
 from uaptrace.model.snapshot import Cause, DirectMapView, Snapshot
 from uaptrace.model.updates import MapReading
-from uaptrace.plain import plain
+from uaptrace.process.plain import plain
 from uaptrace.recording.info import RecordingInfo, recording_info
 from uaptrace.recording.reader import read_updates
-from uaptrace.sources.replay import ReplaySource
-from uaptrace.units import LEVELS, Level
+from uaptrace.session.replay import ReplaySource
 
 NR_POINTS: Final = 240
 NR_FRAMES: Final = 12

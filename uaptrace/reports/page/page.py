@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 import uaptrace
+from uaptrace.abi.units import LEVELS, NR_ORDERS, PAGE_SIZE, Level, format_bytes
 from uaptrace.model.snapshot import Cause, Histogram, Snapshot
 from uaptrace.reports import map_scene
 from uaptrace.reports.documents import ledger_is_complete
@@ -18,7 +19,6 @@ from uaptrace.reports.page import figures as key
 from uaptrace.reports.page.flame import flame_html
 from uaptrace.reports.page.gather import Recorded
 from uaptrace.reports.page.pictures import Picture, picture
-from uaptrace.units import LEVELS, NR_ORDERS, PAGE_SIZE, Level, format_bytes
 from uaptrace.views import words
 
 CAUSE_COLORS: Final = {

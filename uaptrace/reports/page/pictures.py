@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from uaptrace.abi.units import format_bytes, pages_to_bytes
 from uaptrace.model.snapshot import RegionTable
 from uaptrace.reports import map_scene
-from uaptrace.units import format_bytes, pages_to_bytes
 from uaptrace.views import map_grid
 
 SMALL_ROW, LARGE_ROW = 64, 128

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from uaptrace.abi.units import LEVELS, Level
 from uaptrace.model.snapshot import Cause
-from uaptrace.plain import plain
+from uaptrace.process.plain import plain
 from uaptrace.reports.documents import snapshot_to_json
 from uaptrace.reports.page import figures as key
 from uaptrace.reports.page.gather import Point, Recorded
-from uaptrace.units import LEVELS, Level
 from uaptrace.views import words
 
 SCHEMA: Final = 1
