@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel of a few regions whose hooks can be silent, as the source of a session: the real reader on made-up page tables, records
-by hand. It has the methods of uaptrace.session.live.LiveSource that a session uses."""
+"""A kernel of a few regions whose hooks can be silent, as the feed of a session: the real reader on made-up page tables, records
+by hand."""
 
 from __future__ import annotations
 
@@ -89,6 +89,13 @@ class ScriptedKernel:
         """Memory is removed."""
         table, index = self.memory.table_of(self.memory.page_offset + (region << 21), 21)
         table[index] = 0
+
+    def lose_records(self) -> None:
+        """What is in the ring and was not taken finds no room after all."""
+        for record in self._ring.take().batch:
+            kind = int(record["kind"])
+            self.words[Counter.EMITTED + kind] -= np.uint64(1)
+            self.words[Counter.LOST + kind] += np.uint64(1)
 
     def _count(self, counter: Counter, kind: Kind) -> None:
         self.words[counter] += np.uint64(1)

@@ -32,7 +32,9 @@ class Watch:
         self.tick()
         for reading in self.kernel.read_map():
             self.state.update(reading)
-        self.heartbeat = Heartbeat(self.kernel, lambda: self.state.direct_map, self.take, self.state.update, lambda: self.now_s)
+        self.heartbeat = Heartbeat(
+            self.kernel, lambda: self.state.direct_map, self.take, self.take_counters, self.state.update, lambda: self.now_s
+        )
         self.settle()
 
     def tick(self) -> None:
@@ -41,6 +43,9 @@ class Watch:
     def take(self) -> None:
         for update in self.kernel.records():
             self.state.update(update)
+
+    def take_counters(self) -> None:
+        self.state.update(self.kernel.read_counters())
 
     def settle(self) -> None:
         for _ in range(5):
@@ -284,3 +289,15 @@ def test_whatever_goes_by_unseen_is_said_and_read(pages: list[tuple[int, int]]) 
     assert watch.differing() == 0
     view = watch.state.direct_map.view()
     assert view.absent_bytes == 4096 * len(np.unique([r * PAGES_PER_2M + p for r, p in pages]))
+
+
+def test_a_loss_that_nobody_asked_about_yet_is_no_silence() -> None:
+    """The ring had no room for records, and a beat comes before the counters are compared."""
+    watch = Watch()
+    watch.kernel.split(3)
+    watch.kernel.lose_records()
+    watch.beats(SOON_S)
+    assert watch.reasons() == ""
+    assert watch.snapshot().silence.found == dict.fromkeys(Silence, 0)
+    assert watch.snapshot().loss.events_lost == 1
+    assert watch.differing() == 0

@@ -92,7 +92,7 @@ def kernel_says() -> dict[str, Any]:
 class Guest:
     """One live session, and what it saw in each phase. Runs as root: the workloads and the kernel's own files need it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session[LiveSource]) -> None:
         self.session = session
         self.phases: list[dict[str, Any]] = []
 

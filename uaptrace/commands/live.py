@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     # Imported while the loader works: see live_session().
     from uaptrace.model.snapshot import Snapshot
     from uaptrace.model.updates import Records
+    from uaptrace.session.feed import Feed
     from uaptrace.session.live import LiveSource
     from uaptrace.session.loop import Session, Sink
 
@@ -81,7 +82,7 @@ def load_as_root(options: LoaderOptions) -> Loading:
 class LiveFeed:
     """A running session as the screen and the endpoint see it."""
 
-    session: Session
+    session: Session[Feed]
     regions: bool = False
 
     def latest(self) -> Snapshot | None:
@@ -106,7 +107,7 @@ def live_session(
     *,
     privileges_of: Path | None = None,
     meanwhile: Iterable[str] = (),
-) -> Iterator[Session]:
+) -> Iterator[Session[LiveSource]]:
     """Load, give up privileges, read the baseline. Detaches on the way out, whatever happens.
 
     Nothing may have started a thread before: it would keep its privileges (process/privileges.py).
@@ -180,7 +181,7 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def running(session: Session, interval_s: float | None) -> Iterator[list[BaseException]]:
+def running(session: Session[Feed], interval_s: float | None) -> Iterator[list[BaseException]]:
     """The session's loop in a thread of its own. Yields a list that gets the exception which ended it, if one did."""
     failures: list[BaseException] = []
 

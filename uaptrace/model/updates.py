@@ -78,6 +78,11 @@ class MapReading:
     unreadable: tuple[int, ...] = ()
     """Regions whose page tables could not be read: nothing is known of them."""
 
+    def regions_of_small_pages(self) -> list[int]:
+        """Regions where blocks of the unmapped cache can be: those that are not mapped present by a large entry."""
+        where = np.flatnonzero((self.levels == Level.K4) | (self.levels > Level.G1))
+        return [int(region) for region in where + self.first_region]
+
 
 @dataclass(frozen=True, slots=True)
 class CacheReading:

@@ -55,20 +55,22 @@ class Watched(Protocol):
 
 
 class Heartbeat:
-    """For the thread that runs the session. ``direct_map`` gives the model's, ``take_records`` takes in what is in the ring, ``load``
-    what was read. ``clock``: seconds, monotonic."""
+    """For the thread that runs the session. ``direct_map`` gives the model's, ``take_records`` takes in what is in the ring,
+    ``take_counters`` what the kernel counted, ``load`` what was read. ``clock``: seconds, monotonic."""
 
     def __init__(
         self,
         source: Watched,
         direct_map: Callable[[], DirectMap],
         take_records: Callable[[], object],
+        take_counters: Callable[[], object],
         load: Callable[[MapReading], object],
         clock: Callable[[], float],
     ) -> None:
         self._source = source
         self._direct_map = direct_map
         self._take_records = take_records
+        self._take_counters = take_counters
         self._load = load
         self._clock = clock
         self._next_s = clock() + BEAT_S
@@ -136,7 +138,11 @@ class Heartbeat:
         return False
 
     def _look_again(self) -> bool:
-        """Look at the suspects once more. Whether hooks were found to be silent."""
+        """Look at the suspects once more. Whether hooks were found to be silent, or records to be lost."""
+        self._take_counters()
+        if self._direct_map().uncertain_ranges() is not None:
+            self._suspects = []  # it was told, and the ring had no room for it
+            return True
         still = []
         for region in self._suspects:
             seen = self._quiet_look(region, 1)

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.events import Counter, Kind
-from uaptrace.abi.units import Level
 from uaptrace.abi.wire import frames
 from uaptrace.ebpf.counters import MappedCounters, steady
 from uaptrace.ebpf.information import missed_runs
@@ -254,7 +253,7 @@ class LiveSource:
     def baseline(self) -> list[Update]:
         """Readings that stand on their own: the whole map, the cache and the counters."""
         maps = self.read_map()
-        cache = self.read_cache(region for reading in maps for region in split_regions(reading))
+        cache = self.read_cache(region for reading in maps for region in reading.regions_of_small_pages())
         return [*maps, *([cache] if cache is not None else []), self.read_counters()]
 
     def count(self, counters: Iterable[Counter]) -> int:
@@ -321,10 +320,3 @@ class LiveSource:
             if (path / "cgroup.controllers").exists():
                 return path
         return None
-
-
-def split_regions(reading: MapReading) -> list[int]:
-    """Regions of a reading where blocks of the cache can be: those that are not mapped present by large pages."""
-    levels = reading.levels
-    where = np.flatnonzero((levels == Level.K4) | (levels > Level.G1))
-    return [int(region) for region in where + reading.first_region]

@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from uaptrace.abi.errors import UaptraceError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import CountersReading, MapReading, Records, Update
+from uaptrace.model.updates import CountersReading, Records, Update
+from uaptrace.session.feed import Feed
 from uaptrace.session.heartbeat import Heartbeat
-from uaptrace.session.live import LiveSource, split_regions
 
 REST_S: Final = 0.05
 """After a batch: let records gather instead of waking up for each, unless there are many."""
@@ -41,10 +41,13 @@ class Sink(Protocol):
     def write(self, update: Update) -> None: ...
 
 
-class Session:
+AnyFeed = TypeVar("AnyFeed", bound=Feed, covariant=True)
+
+
+class Session(Generic[AnyFeed]):
     """A live trace. ``start()`` reads the baseline; ``run()`` is the loop; ``stop()`` ends it from any thread."""
 
-    def __init__(self, source: LiveSource, sink: Sink | None = None, on_records: Callable[[Records], None] | None = None) -> None:
+    def __init__(self, source: AnyFeed, sink: Sink | None = None, on_records: Callable[[Records], None] | None = None) -> None:
         self._source = source
         self._sink = sink
         self._on_records = on_records
@@ -62,14 +65,16 @@ class Session:
         """Whether every snapshot has the region table; may be set from any thread."""
         self._last_reconcile_ns = 0
         self._dirty = False
-        self._heartbeat = Heartbeat(source, lambda: self._state.direct_map, self.take_records, self._handle, time.monotonic)
+        self._heartbeat = Heartbeat(
+            source, lambda: self._state.direct_map, self.take_records, self._read_counters, self._handle, time.monotonic
+        )
         self._interval_s: float | None = None
         self._ended = ""
         """What ended the loop, where it did not end because it was told to."""
         self._known_cgroups: set[int] = set()
 
     @property
-    def source(self) -> LiveSource:
+    def source(self) -> AnyFeed:
         """Where updates come from; only for the thread that runs the session."""
         return self._source
 
@@ -256,11 +261,7 @@ class Session:
 
     def _cache_regions(self) -> list[int]:
         """Where blocks of the cache can be: whatever is not mapped present by large pages."""
-        regions: list[int] = []
-        for reading in self._source.read_map(None):
-            assert isinstance(reading, MapReading)
-            regions.extend(split_regions(reading))
-        return regions
+        return [region for reading in self._source.read_map(None) for region in reading.regions_of_small_pages()]
 
     def _publish(self, *, rows: bool = True) -> Snapshot:
         with self._lock:

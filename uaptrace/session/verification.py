@@ -15,6 +15,7 @@ from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.model.compare import compare
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.updates import MapReading
+from uaptrace.session.live import LiveSource
 from uaptrace.session.loop import Session
 
 _TRIES: Final = 10
@@ -70,7 +71,7 @@ class Verdict:
         }
 
 
-def map_verdict(session: Session, oracle: str) -> Verdict:
+def map_verdict(session: Session[LiveSource], oracle: str) -> Verdict:
     """Compare page by page with a reading made in a moment in which nothing changed, as far as one is found in ten tries."""
     verdict = None
     for _ in range(_TRIES):
@@ -96,7 +97,7 @@ def map_verdict(session: Session, oracle: str) -> Verdict:
     return verdict
 
 
-def counters_verdict(session: Session) -> Verdict:
+def counters_verdict(session: Session[LiveSource]) -> Verdict:
     """Compare what the state says of sizes, splits and the cache with the kernel's own figures."""
     snapshot = session.finish()
     rows = list(_figures(snapshot))
@@ -123,7 +124,7 @@ def _figures(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
                     yield f"{name} blocks of order {order}", str(here), str(there)
 
 
-def _independent_reading(session: Session, oracle: str, begin_ns: int) -> MapReading:
+def _independent_reading(session: Session[LiveSource], oracle: str, begin_ns: int) -> MapReading:
     if oracle == "kcore":
         return session.source.read_map()[0]
     text = session.source.read_ptdump()
