@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT, Size, seconds
 from uaptrace.process.plain import plain
+from uaptrace.process.service_manager import ServiceManager, notify_address
 
 if TYPE_CHECKING:
     from uaptrace.recording import RecordingWriter
@@ -69,6 +71,7 @@ def record(
     # A recorder makes new parts in its folder while it runs, so it becomes the user that may write there, without any capability.
     with (
         ready_file(ready_path) as ready,
+        contextlib.closing(ServiceManager(notify_address(os.environ), time.monotonic)) as manager,
         live_session(loader_options(ctx), make_writer, privileges_of=folder_of(output), meanwhile=["uaptrace.recording"]) as session,
     ):
         writer = writers[0]
@@ -77,11 +80,12 @@ def record(
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {plain(str(output))}; Ctrl-C ends it", err=True)
 
-            def over() -> bool:
-                # Called on every round of the loop, also while nothing happens: what waits is written within a second.
+            def turn() -> None:
+                # Also while nothing happens: what waits is written within a second.
                 writer.flush_if_due()
-                return deadline is not None and time.monotonic() >= deadline
+                manager.turn(session.state.reasons)
 
-            session.run(1.0, until=over)
+            session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline, on_turn=turn)
+            manager.stopping()
             last = session.finish()
         click.echo(f"{writer.nr_records} records in {writer.nr_bytes} bytes, {last.loss.total} lost", err=True)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED
 from uaptrace.exporter.listening import bind
 from uaptrace.process.files import touch
+from uaptrace.process.service_manager import ServiceManager, handed_listener, notify_address
 
 if TYPE_CHECKING:
     from uaptrace.exporter.web_config import ConfigWatch
@@ -52,7 +55,8 @@ def serve(
     # Bound before anything is loaded: a port that is taken is said at once, and one below 1024 needs root.
     with (
         ready_file(ready_path) as ready,
-        contextlib.closing(bind(listen)) as listener,
+        contextlib.closing(handed_listener(os.environ, os.getpid()) or bind(listen)) as listener,
+        contextlib.closing(ServiceManager(notify_address(os.environ), time.monotonic)) as manager,
         live_session(loader_options(ctx), meanwhile=[_SERVER]) as session,
     ):
         from uaptrace.exporter.server import serve as serve_endpoint
@@ -62,7 +66,8 @@ def serve(
         with server, stopped_by_signals(session.stop):
             click.echo(f"serving on {server.url}", err=True)
             ready()
-            session.run(None)
+            session.run(None, on_turn=lambda: manager.turn(session.state.reasons))
+            manager.stopping()
 
 
 def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_path: Path | None) -> None:

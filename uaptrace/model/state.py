@@ -296,7 +296,7 @@ class KernelState:
 
     # Out
 
-    def _reasons(self) -> list[str]:
+    def reasons(self) -> list[str]:
         """Why the state is not exact, each in one short sentence; none where it is."""
         if not self._started:
             return ["nothing is traced yet"]
@@ -341,14 +341,14 @@ class KernelState:
         return [self._rows.reason] if self._rows.reason else []
 
     def _is_exact(self) -> bool:
-        return not self._reasons()
+        return not self.reasons()
 
     def snapshot(self, time_ns: int, wall_time_s: float, *, regions: bool = False, rows: bool = True) -> Snapshot:
         """The state at ``time_ns`` (CLOCK_MONOTONIC of the traced host).
 
         ``regions``: with the table for pictures; ``rows``: with splits and processes one by one, which metrics do without.
         """
-        reasons = self._reasons()
+        reasons = self.reasons()
         if not reasons:
             self._last_exact_ns = max(time_ns, self._last_exact_ns or 0)
         has_series = self._start.host.has_series

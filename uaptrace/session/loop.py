@@ -93,12 +93,15 @@ class Session(Generic[AnyFeed]):
         self._settle()
         self._publish()
 
-    def run(self, interval_s: float | None = None, until: Callable[[], bool] | None = None) -> None:
+    def run(
+        self, interval_s: float | None = None, until: Callable[[], bool] | None = None, on_turn: Callable[[], object] | None = None
+    ) -> None:
         """Take in events until stop(), or until ``until()`` is true. With an interval, publish a snapshot that often, however many
-        others are asked for. Raises TracingEndedError where the loop cannot go on, or what else ended it."""
+        others are asked for. ``on_turn()`` is called before each turn of the loop, which a heartbeat makes every BEAT_S at least.
+        Raises TracingEndedError where the loop cannot go on, or what else ended it."""
         self._interval_s = interval_s
         try:
-            self._loop(interval_s, until or (lambda: False))
+            self._loop(interval_s, until or (lambda: False), on_turn or (lambda: None))
         except (UaptraceError, BrokenPipeError) as error:
             self._end(f"tracing ended: {error}")
             raise
@@ -107,9 +110,10 @@ class Session(Generic[AnyFeed]):
             self._end(what)
             raise TracingEndedError(f"{what}; start it again") from error
 
-    def _loop(self, interval_s: float | None, until: Callable[[], bool]) -> None:
+    def _loop(self, interval_s: float | None, until: Callable[[], bool], on_turn: Callable[[], object]) -> None:
         next_publish = time.monotonic() + (interval_s or 0.0)
         while not self._stopping and not until():
+            on_turn()
             self._source.wait(self._timeout(next_publish if interval_s is not None else None))
             if self.take_records():
                 self._dirty = True
