@@ -20,6 +20,8 @@ from .host import APT_GET, CACHE, locked, output_of, run
 
 SUITES: Final = ("bookworm", "trixie", "trixie-backports", "bookworm-backports", "bullseye")
 """Where to look for what this machine's release does not have, in this order."""
+WITH_SECURITY: Final = ("bookworm", "trixie", "bullseye")
+"""Those whose newest kernels are in an archive of their own."""
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TARGETS: Final = ("apt-get", "indextargets", "--format", "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)", "Created-By: Packages")
 
@@ -34,15 +36,22 @@ class Package:
 
 def mirror() -> str:
     """The address of Debian's archive that this machine's own apt uses. HostError where it uses none."""
-    rows = [line.split("\t") for line in output_of(_TARGETS).splitlines()]
-    addresses = [row[2] for row in rows if len(row) == 3]
-    known = [row[2] for row in rows if row[:2] == ["Debian", "Debian"]]
-    # Before the first apt-get update apt knows no origins, only addresses.
-    likely = [address for address in addresses if address.rstrip("/").endswith("/debian")]
-    for found in (known, likely):
-        if found:
-            return found[0]
+    if found := _address("Debian", "debian"):
+        return found
     raise HostError("this machine's apt names no mirror of Debian's archive: sudo apt-get update, or use --image")
+
+
+def security_mirror() -> str:
+    """The address of Debian's security archive: the one of this machine's own apt, else that which belongs to mirror()."""
+    return _address("Debian-Security", "debian-security") or mirror().rstrip("/") + "-security"
+
+
+def _address(label: str, ending: str) -> str | None:
+    rows = [line.split("\t") for line in output_of(_TARGETS).splitlines()]
+    known = [row[2] for row in rows if row[:2] == ["Debian", label]]
+    # Before the first apt-get update apt knows no origins, only addresses.
+    likely = [row[2] for row in rows if len(row) == 3 and row[2].rstrip("/").endswith(f"/{ending}")]
+    return next(iter([*known, *likely]), None)
 
 
 def newer(version: str, other: str) -> int:
@@ -66,7 +75,7 @@ class Lists:
 
     def newest(self, pattern: re.Pattern[str]) -> Package | None:
         """The newest package whose whole name fits; the lists are fetched where it is in none. None: this suite has no such package."""
-        if self._folder is not None and not self._folder.is_dir():
+        if self._folder is not None and not self._is_configured(self._folder):
             self.update()
         found = self._candidates(pattern)
         if not found and self._may_update():
@@ -77,9 +86,17 @@ class Lists:
     def update(self) -> None:
         """Fetch the lists. HostError where the mirror has no such suite or cannot be reached."""
         with locked("apt"):
-            if self._folder is not None:
-                self._write_configuration(self._folder)
-            run([*APT_GET, *self._options(), "update"])
+            if self._folder is None:
+                run([*APT_GET, *self._options(), "update"])
+                return
+            for text in self._source_lists():
+                self._write_configuration(self._folder, text)
+                try:
+                    run([*APT_GET, *self._options(), "update"])
+                    return
+                except HostError as error:
+                    failure = error
+            raise failure
 
     def download(self, package: Package, folder: Path) -> Path:
         """The package's file in a folder. Lists that are older than the archive's are fetched anew."""
@@ -116,10 +133,21 @@ class Lists:
         }
         return options + [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
-    def _write_configuration(self, folder: Path) -> None:
+    def _source_lists(self) -> list[str]:
+        """Texts of sources.list, best first: a mirror may lack the security archive of a suite."""
+        plain = f"deb [signed-by={KEYRING}] {mirror()} {self.suite} main\n"
+        if self.suite not in WITH_SECURITY:
+            return [plain]
+        return [f"{plain}deb [signed-by={KEYRING}] {security_mirror()} {self.suite}-security main\n", f"{plain}# no security archive\n"]
+
+    def _is_configured(self, folder: Path) -> bool:
+        file = folder / "sources.list"
+        return file.is_file() and file.read_text() in self._source_lists()
+
+    def _write_configuration(self, folder: Path, text: str) -> None:
         for name in ("state", "lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {self.suite} main\n")
+        (folder / "sources.list").write_text(text)
 
     def _candidates(self, pattern: re.Pattern[str]) -> list[Package]:
         """Packages on offer, oldest first."""
