@@ -14,7 +14,7 @@ KERNEL ?= patched
 ONCE ?=
 PYTEST_ARGS ?=
 
-.PHONY: setup packages run test check lint bench pictures clean
+.PHONY: setup packages run test check lint bench pictures deb clean
 
 setup: $(VENV)/.ready
 
@@ -58,3 +58,7 @@ pictures: setup packages
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+
+# The Debian package for the release of this machine.
+deb:
+	packaging/build-deb dist

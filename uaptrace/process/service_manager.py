@@ -90,7 +90,10 @@ def handed_listener(environment: MutableMapping[str, str], pid: int) -> socket.s
         return None
     if number != "1":
         raise UsageError(f"the socket unit hands over {plain(number)} sockets: give it one ListenStream=")
-    listener = socket.socket(fileno=_FIRST_FD)
+    try:
+        listener = socket.socket(fileno=_FIRST_FD)
+    except OSError as error:
+        raise UsageError(f"the service manager hands over no socket: {error.strerror}") from None
     is_stream = listener.type == socket.SOCK_STREAM and listener.family in (socket.AF_INET, socket.AF_INET6)
     if not is_stream or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError("the socket of the socket unit is not a listening TCP socket: give it one ListenStream=ADDRESS:PORT")
