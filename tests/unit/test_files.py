@@ -22,6 +22,7 @@ from tests.unit.nobody import NOBODY
 from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.process.files import touch, write_whole
 from uaptrace.recording import RecordingWriter, read_updates
+from uaptrace.testhost.host import own_mounts
 
 RECORDING = Path(__file__).parents[1] / "data/debian-6.1.uaptrace"
 UAPTRACE = [sys.executable, "-m", "uaptrace"]
@@ -135,7 +136,7 @@ def test_a_bind_mount_of_the_input_is_refused_and_another_is_written_in_place(tm
         file.touch()
     files[0].write_bytes(RECORDING.read_bytes())
     done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", script, sys.executable, *map(str, files)], capture_output=True, text=True, check=False
+        [*own_mounts(), "bash", "-c", script, sys.executable, *map(str, files)], capture_output=True, text=True, check=False
     )
     if done.returncode == 77:
         pytest.skip(f"needs bind mounts: {done.stderr}")

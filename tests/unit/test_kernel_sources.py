@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uaptrace.testhost import archive, kernel_sources
+from uaptrace.testhost import archive, host, kernel_sources
 from uaptrace.testhost.kernel_sources import BASES
 
 KERNEL = Path(__file__).parents[2] / "kernel"
@@ -52,3 +52,20 @@ def test_the_default_is_the_first_that_the_release_offers(
         archive.Lists, "newest", lambda _, pattern: next((archive.Package(name, "1") for name in names if pattern.fullmatch(name)), None)
     )
     assert kernel_sources.default_base() == base
+
+
+def test_a_security_archive_belongs_to_the_lists_of_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels are the newest of a release, and those that the patches are made for."""
+    monkeypatch.setattr(archive, "output_of", lambda _: "\t\thttp://mirror.example/debian\n\t\thttp://mirror.example/debian-security\n")
+    lists = archive.Lists("bookworm")
+    best, fallback = lists._source_lists()
+    assert f"deb [signed-by={archive.KEYRING}] http://mirror.example/debian-security bookworm-security main\n" in best
+    assert "security main" not in fallback
+    assert len(archive.Lists("trixie-backports")._source_lists()) == 1
+
+
+def test_mounts_of_ones_own_are_had_below_a_chroot_too() -> None:
+    root = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+    chroot = "145 125 0:6 / /dev rw,relatime - devtmpfs devtmpfs rw\n"
+    assert host.propagation(root + chroot) == []
+    assert host.propagation(chroot) == ["--propagation", "unchanged"]

@@ -81,3 +81,14 @@ def need(program: str, package: str) -> str:
     if path := find_program(program):
         return path
     raise HostError(f"package {package} has no {program}")
+
+
+def own_mounts() -> list[str]:
+    """The beginning of a command that is to have mounts of its own, which end with it. HostError where unshare is missing."""
+    return [need("unshare", "util-linux"), "--mount", *propagation(Path("/proc/self/mountinfo").read_text())]
+
+
+def propagation(mountinfo: str) -> list[str]:
+    """What unshare has to be told, from the text of mountinfo: below a chroot, / may be no mount, and then it cannot be made private."""
+    has_root = any(line.split()[4] == "/" for line in mountinfo.splitlines())
+    return [] if has_root else ["--propagation", "unchanged"]

@@ -15,7 +15,7 @@ from typing import Final
 
 from . import archive
 from .errors import HostError
-from .host import CACHE, locked, need, note, run
+from .host import CACHE, locked, need, note, own_mounts, run
 
 RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 PACKAGES: Final = ("python3", "python3-bpfcc", "python3-venv", "libbpf1", "kmod")
@@ -67,8 +67,7 @@ def _make(name: str, needs: list[str], final: Path) -> None:
     run(
         [
             # It leaves /proc mounted in the tree: a mount namespace of its own takes that away again.
-            need("unshare", "util-linux"),
-            "--mount",
+            *own_mounts(),
             need("debootstrap", "debootstrap"),
             "--variant=minbase",
             f"--keyring={archive.KEYRING}",
@@ -108,9 +107,7 @@ def _in_tree(root: Path, command: list[str]) -> None:
         steps.append(shlex.join(["mount", "--bind", str(path), str(inside)]))
     steps.append("exec " + shlex.join([need("chroot", "coreutils"), str(root), *command]))
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
-    run(
-        [need("unshare", "util-linux"), "--mount", "sh", "-ec", "\n".join(steps)], environment=environment, name=f"{command[0]} in the tree"
-    )
+    run([*own_mounts(), "sh", "-ec", "\n".join(steps)], environment=environment, name=f"{command[0]} in the tree")
 
 
 def handed_through(environment: Mapping[str, str]) -> list[Path]:
