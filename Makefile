@@ -40,7 +40,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --scripts-are-modules $(SCRIPTS)
 	$(BIN)/vulture
-	$(BIN)/reuse lint --quiet
+	@$(BIN)/reuse lint --lines
 
 # The quick subset: no virtual machine, no browser, under two minutes.
 check: setup lint

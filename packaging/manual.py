@@ -83,7 +83,7 @@ def page(path: tuple[str, ...], command: click.Command, context: click.Context) 
     lines += [f".TP\n\\fI{roff(file)}\\fR\n{roff(what)}" for file, what in FILES]
     others = ["uaptrace", "uaptrace-check", "uaptrace-top", "uaptrace-serve", "uaptrace-record"]
     lines += [".SH SEE ALSO", ", ".join(f"\\fB{roff(other)}\\fR(1)" for other in others if other != name)]
-    return '.\\" SPDX-License-Identifier: Apache-2.0\n' + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
