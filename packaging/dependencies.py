@@ -2,7 +2,7 @@
 """Which of uaptrace's dependencies a Debian package takes from the release, and which it has to bring.
 
 ``python3 dependencies.py SETUP_CFG depends`` prints the Depends of the release whose package lists this machine has,
-``... private`` the requirements for pip.
+``... private`` the requirements that the package brings, ``... release`` those of the release, both for pip.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def release_has(wanted: Requirement) -> bool:
 
 
 def main() -> int:
-    if len(sys.argv) != 3 or sys.argv[2] not in ("depends", "private"):
+    if len(sys.argv) != 3 or sys.argv[2] not in ("depends", "private", "release"):
         print(__doc__, file=sys.stderr)
         return 2
     theirs, ours = divide(requirements(Path(sys.argv[1]).read_text()), release_has)
     if sys.argv[2] == "depends":
         print(", ".join([*ALWAYS, *(r.depends for r in theirs)]))
     else:
-        print("\n".join(r.pip for r in ours))
+        print("\n".join(r.pip for r in (ours if sys.argv[2] == "private" else theirs)))
     return 0
 
 
