@@ -14,7 +14,7 @@ KERNEL ?= patched
 ONCE ?=
 PYTEST_ARGS ?=
 
-.PHONY: setup packages run test check lint bench pictures deb clean
+.PHONY: setup packages run test check lint bench pictures deb test-package clean
 
 setup: $(VENV)/.ready
 
@@ -62,3 +62,7 @@ clean:
 # The Debian package for the release of this machine.
 deb:
 	packaging/build-deb dist
+
+# The package as a user installs it, on a host of its own in QEMU. Root only, 10 to 20 minutes.
+test-package: setup packages deb
+	UAPTRACE_TEST_PACKAGE=$$(ls -t dist/*.deb | head -1) $(BIN)/pytest packaging/tests -s

@@ -20,6 +20,8 @@ from .host import CACHE, locked, need, note, own_mounts, run
 RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 PACKAGES: Final = ("python3", "python3-bpfcc", "python3-venv", "libbpf1", "kmod")
 """What the README asks a machine to have, and modprobe for the workload."""
+SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps"
+"""What such a tree needs to boot as a host of its own."""
 VENV: Final = "opt/uaptrace"
 """In the tree: uaptrace's dependencies for the Python of the release. uaptrace itself is the checkout's."""
 _PIP_SETTINGS: Final = ("/etc/pip.conf", "/etc/xdg/pip", "~/.pip", "~/.config/pip")
@@ -88,6 +90,32 @@ def _make(name: str, needs: list[str], final: Path) -> None:
     for leftover in ("var/cache/apt/archives", "var/lib/apt/lists"):
         shutil.rmtree(work / leftover, ignore_errors=True)
     work.rename(final)
+
+
+def system_tree(package: Path, checkout: Path, root: Path) -> Path:
+    """A tree of this machine's release at ``root`` that boots with systemd, with a Debian package of uaptrace installed; root only.
+    Made anew each time. HostError where it cannot be made."""
+    release = _own_release(Path("/etc/os-release").read_text())
+    base = tree(release, checkout)
+    note("tree", f"Debian {release}: systemd and {package.name}")
+    shutil.copytree(base, root, symlinks=True)
+    shutil.rmtree(root / VENV)
+    shutil.copy(package, root / "root/uaptrace.deb")
+    # The services are for the guest's systemd, not for this machine's.
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    for command in ("update", f"install --no-install-recommends {SYSTEM_PACKAGES} /root/uaptrace.deb"):
+        _in_tree(root, ["sh", "-c", f"DEBIAN_FRONTEND=noninteractive apt-get -q -y {command} >&2"])
+    policy.unlink()
+    (root / "root/uaptrace.deb").unlink()
+    return root
+
+
+def _own_release(os_release: str) -> str:
+    """The code name in the text of /etc/os-release. HostError: none of those that are known."""
+    fields = dict(line.partition("=")[::2] for line in os_release.splitlines())
+    return release_name(fields.get("VERSION_CODENAME", "").strip('"') or "unknown")
 
 
 def _in_tree(root: Path, command: list[str]) -> None:

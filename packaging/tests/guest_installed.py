@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inside a guest whose first process is systemd: what a user does with the package, and what came of it, as JSON in the file given.
+
+Needs nothing but Python: uaptrace is the package's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 300
+URL = "http://127.0.0.1:9970"
+
+
+def run(*command: str) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def show(unit: str, name: str) -> str:
+    return str(run("systemctl", "show", "-p", name, "--value", unit)["stdout"]).strip()
+
+
+def get(path: str) -> str:
+    try:
+        with urllib.request.urlopen(URL + path, timeout=60) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
+    except OSError as error:
+        return f"no answer: {error}"
+
+
+def until_active(unit: str) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if run("systemctl", "is-active", unit)["stdout"].strip() == "active":
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def privileges(unit: str) -> dict[str, str]:
+    status = Path(f"/proc/{show(unit, 'MainPID')}/status").read_text()
+    return dict(re.findall(r"^(Uid|CapEff|CapBnd|NoNewPrivs):\s*(\S+)", status, re.MULTILINE))
+
+
+def main() -> None:
+    seen: dict[str, Any] = {"check": run("uaptrace", "check"), "man": len(list(Path("/usr/share/man/man1").glob("uaptrace*.gz")))}
+    seen["enable"] = run("systemctl", "enable", "--now", "uaptrace")
+    seen["status_text"] = show("uaptrace", "StatusText")
+    seen["user"] = run("id", "-u", "uaptrace")["stdout"].strip()
+    seen["privileges"] = privileges("uaptrace")
+    seen["metrics"] = [line for line in get("/metrics").splitlines() if re.match(r"uaptrace_(state_exact|exact|hook_attached)\b", line)]
+    seen["ready"] = get("/readyz")
+    run("systemctl", "kill", "-s", "KILL", "uaptrace")
+    deadline = time.monotonic() + PATIENCE_S
+    while show("uaptrace", "NRestarts") == "0" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    seen["active_again"] = until_active("uaptrace")
+    seen["ready_again"] = get("/readyz")
+    seen["top"] = run("uaptrace", "top", "--once", "--connect", "127.0.0.1:9970")
+    seen["record"] = [run("systemctl", "start", "uaptrace-record"), run("systemctl", "stop", "uaptrace-record")]
+    seen["recording"] = run("uaptrace", "recording", "info", "/var/lib/uaptrace/host.uaptrace")
+    run("systemctl", "start", "uaptrace-record")
+    seen["previous"] = [path.name for path in Path("/var/lib/uaptrace/previous").glob("*")]
+    seen["security"] = {
+        unit: run("systemd-analyze", "security", "--no-pager", f"{unit}.service")["stdout"].strip().splitlines()[-1:]
+        for unit in ("uaptrace", "uaptrace-record")
+    }
+    seen["verify_units"] = run("systemd-analyze", "verify", "uaptrace.service", "uaptrace-record.service")
+    seen["purge"] = run("dpkg", "--purge", "uaptrace")
+    places = ("/etc", "/usr", "/lib", "/var/cache", "/var/lib/uaptrace", "/run/uaptrace")
+    found = run("find", *places, "-xdev", "-iname", "*uaptrace*")["stdout"].split()
+    # The archive's own list of installed files remembers nothing after a purge.
+    seen["left_files"] = found
+    seen["left_user"] = run("id", "uaptrace")["status"] == 0
+    seen["left_processes"] = run("pgrep", "-f", "/usr/bin/uaptrace")["stdout"]
+    seen["journal"] = run("journalctl", "-u", "uaptrace", "-u", "uaptrace-record", "--no-pager")["stdout"]
+    Path(sys.argv[1]).write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()

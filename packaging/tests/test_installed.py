@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian package on a host of its own: systemd is the first process, and what is tested is what a user would install.
+
+``make test-package`` builds the package, makes a tree of this machine's release, and boots it. Needs root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uaptrace.commands.group import COMMANDS
+from uaptrace.testhost.trees import system_tree
+
+TOP = Path(__file__).parents[2]
+LIMIT_S = 1500
+UNIT = """[Unit]
+Description=What a user does with the package
+After=basic.target systemd-journald.service
+[Service]
+Type=oneshot
+Environment=LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+TimeoutStartSec=1400
+ExecStart=/usr/bin/python3 /root/guest_installed.py /root/seen.json
+ExecStopPost=/bin/systemctl poweroff --force --no-block
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    work = tmp_path_factory.mktemp("installed")
+    deb = Path(os.environ["UAPTRACE_TEST_PACKAGE"])
+    root = system_tree(deb, TOP, work / "root")
+    shutil.copy(Path(__file__).with_name("guest_installed.py"), root / "root")
+    (root / "etc/systemd/system/user.service").write_text(UNIT)
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    (wants / "user.service").symlink_to("../user.service")
+    built = subprocess.run([str(TOP / "kernel/build")], capture_output=True, text=True, check=True)
+    console = work / "console"
+    with open(console, "wb") as out:
+        subprocess.run(qemu(root, built.stdout.splitlines()[-1]), stdin=subprocess.DEVNULL, stdout=out, timeout=LIMIT_S, check=False)
+    answer = root / "root/seen.json"
+    assert answer.exists(), console.read_text(errors="replace")[-4000:]
+    yield json.loads(answer.read_text())
+    shutil.rmtree(root)
+
+
+def qemu(root: Path, image: str) -> list[str]:
+    """The command: files over 9p, written through; the kernel's own start of systemd."""
+    append = "root=/dev/root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=262144 rw init=/lib/systemd/systemd console=ttyS0"
+    return [
+        *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G", "-nographic", "-no-reboot"),
+        *("-fsdev", f"local,id=root,path={root},security_model=passthrough,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=root,mount_tag=/dev/root", "-kernel", image, "-append", f"{append} secretmem.enable=1"),
+    ]
+
+
+def test_the_host_can_be_traced_and_every_command_has_a_page(seen: dict[str, Any]) -> None:
+    assert seen["check"]["status"] == 0, seen["check"]
+    assert seen["man"] >= len(COMMANDS) + 1
+
+
+def test_enabled_it_is_ready_when_the_state_is_exact(seen: dict[str, Any]) -> None:
+    assert seen["enable"]["status"] == 0, seen["journal"]
+    assert seen["status_text"] == "exact"
+    assert seen["ready"].strip() == "ok"
+    assert "uaptrace_state_exact 1.0" in seen["metrics"]
+
+
+def test_it_keeps_no_privilege(seen: dict[str, Any]) -> None:
+    assert seen["privileges"] == {"Uid": seen["user"], "CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1"}
+
+
+def test_killed_it_comes_back_and_is_exact(seen: dict[str, Any]) -> None:
+    assert seen["active_again"], seen["journal"]
+    assert seen["ready_again"].strip() == "ok"
+    assert seen["top"]["status"] == 0, seen["top"]
+
+
+def test_the_black_box_records_and_keeps_what_was_before(seen: dict[str, Any]) -> None:
+    assert [done["status"] for done in seen["record"]] == [0, 0], seen["journal"]
+    assert seen["recording"]["status"] == 0, seen["recording"]
+    assert seen["previous"] == ["host.uaptrace"]
+
+
+def test_the_units_are_sound(seen: dict[str, Any]) -> None:
+    assert seen["verify_units"]["status"] == 0, seen["verify_units"]
+    print(seen["security"])
+
+
+def test_purged_it_leaves_nothing(seen: dict[str, Any]) -> None:
+    assert seen["purge"]["status"] == 0, seen["purge"]
+    assert seen["left_files"] == []
+    assert not seen["left_user"]
+    assert seen["left_processes"] == ""
