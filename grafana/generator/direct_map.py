@@ -214,7 +214,7 @@ def who() -> Row:
                 width=12,
             ),
             stat(
-                "Nobody's",
+                "Unexplained",
                 "Splits that the kernel counted and no hook saw, in the time shown. Anything but zero means that a hook is missing or "
                 "lost events: see “Can I trust these figures?”.",
                 Query(count_of(metric("direct_map_unexplained_splits_total")), instant=True),

@@ -433,7 +433,7 @@ async def test_replay_keys() -> None:
         assert app._picture.snapshot is tape.tape[3]
         await press(app, pilot, "g", *"-10", "enter")
         assert tape.at == 2
-        assert "is no time" in await press(app, pilot, "g", *"soon", "enter")
+        assert "is not a time" in await press(app, pilot, "g", *"soon", "enter")
         await press(app, pilot, "escape")
         for key in "23":
             await press(app, pilot, key)
@@ -461,7 +461,7 @@ async def test_positions(text: str, position: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "5%%", "--1", "1e3", "nan", "٣", ":"])
 async def test_what_is_no_position(text: str) -> None:
-    with pytest.raises(UsageError, match="is no time"):
+    with pytest.raises(UsageError, match="is not a time"):
         parse_position(text, 0.0, 300.0)
 
 

@@ -11,20 +11,28 @@ import click
 from uaptrace import __version__
 from uaptrace.abi.errors import ReaderGoneError, UsageError
 
-COMMANDS: Final = {
-    "check": "What this host can do, hook by hook, and how to mend what is missing.",
-    "top": "The direct map and the unmapped cache, live.",
-    "serve": "The scrape endpoint for Prometheus.",
-    "trace": "One line for each event.",
-    "record": "Write a recording that answers questions later.",
-    "map": "The direct map as a picture.",
-    "splits": "Who split what, when.",
-    "verify": "Compare the live state with an independent reading, page by page.",
-    "audit": "Check the invariants of the unmapped cache.",
-    "report": "A page for people out of one recording, or two to compare.",
-    "recording": "What a recording has.",
-    "whatif": "What each grouping design would have kept.",
+SECTIONS: Final = {
+    "See what happens": {
+        "top": "The direct map and the unmapped cache, live.",
+        "map": "The direct map as a picture.",
+        "splits": "Who split what, when.",
+        "trace": "One line for each event.",
+    },
+    "Keep and export": {
+        "serve": "The scrape endpoint for Prometheus.",
+        "record": "Write a recording that answers questions later.",
+        "recording": "What a recording has.",
+        "report": "A page for people out of one recording, or two to compare.",
+    },
+    "Check": {
+        "check": "What this host can do, hook by hook, and how to fix what is missing.",
+        "verify": "Compare the live state with an independent reading, page by page.",
+        "audit": "Check the invariants of the unmapped cache.",
+        "whatif": "What each grouping design would have kept.",
+    },
 }
+"""Commands by job, in the order in which help lists them, each with what it is for."""
+COMMANDS: Final = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 
 class _LazyGroup(click.Group):
@@ -47,8 +55,10 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table: listing commands must not import them all.
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

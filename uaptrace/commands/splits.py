@@ -49,7 +49,7 @@ def splits(
     at_text: str | None,
     ready_path: Path | None,
 ) -> None:
-    """Who split large mappings, when, and by which way through the kernel."""
+    """Who split large mappings, when, and by which call path."""
     from uaptrace.process.files import write_whole
     from uaptrace.reports.documents import GroupBy, splits_to_json
     from uaptrace.reports.text import folded_stacks, splits_to_text

@@ -107,7 +107,7 @@ class Loading:
             status = self.close()
         if loaded is None:
             raise CannotTraceError(
-                f"the loader ended without a word (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says"
+                f"the loader exited without reporting an error (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says"
             )
         return loaded
 

@@ -183,7 +183,7 @@ class Said:
         part = self.part(name)
         unknown = part.said.keys() - _LEVEL_BY_LABEL.keys()
         if unknown:
-            raise BadValueError(f"{part.what}: {_shown(min(unknown))} is no size of a mapping")
+            raise BadValueError(f"{part.what}: {_shown(min(unknown))} is not a mapping size")
         return {_LEVEL_BY_LABEL[label]: part.integer(label, MAX_BYTES) for label in part.said}
 
     def numbered(self, high: int, base: int = 10, *, limit: int) -> Iterable[tuple[int, str]]:

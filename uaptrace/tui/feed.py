@@ -100,7 +100,7 @@ def parse_position(text: str, position_s: float, length_s: float) -> float:
         else:
             seconds = float(body)
     except ValueError:
-        raise UsageError(f"{text.strip()!r} is no time: give seconds, 1:30, 50%, +10, -10, start or end") from None
+        raise UsageError(f"{text.strip()!r} is not a time: give seconds, 1:30, 50%, +10, -10, start or end") from None
     if sign:
         seconds = position_s + seconds if sign == "+" else position_s - seconds
     return max(0.0, min(length_s, seconds))
