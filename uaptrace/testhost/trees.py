@@ -98,7 +98,8 @@ def system_tree(package: Path, checkout: Path, root: Path) -> Path:
     release = _own_release(Path("/etc/os-release").read_text())
     base = tree(release, checkout)
     note("tree", f"Debian {release}: systemd and {package.name}")
-    shutil.copytree(base, root, symlinks=True)
+    # Device nodes are copied as such: shutil would read them.
+    run([need("cp", "coreutils"), "--archive", str(base), str(root)])
     shutil.rmtree(root / VENV)
     shutil.copy(package, root / "root/uaptrace.deb")
     # The services are for the guest's systemd, not for this machine's.
