@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of uaptrace's dependencies a Debian package takes from the release, and which it has to bring.
 
-``python3 dependencies.py SETUP_CFG depends`` prints the Depends of the release whose package lists this machine has,
-``... private`` the requirements that the package brings, ``... release`` those of the release, both for pip.
+``PYTHONPATH=. python3 packaging/dependencies.py SETUP_CFG FOLDER`` writes into FOLDER for the release whose package lists this
+machine has: ``depends.txt``, its entry of Depends; ``private.txt``, the requirements that the package brings, and ``release.txt``, those
+of the release, both for pip.
 """
 
 from __future__ import annotations
 
-import configparser
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from uaptrace.testhost import trees
 
 DEBIAN_NAMES: Final = {"pillow": "python3-pil", "pyyaml": "python3-yaml"}
 """Where it is not python3-NAME."""
@@ -46,10 +48,8 @@ class Requirement(NamedTuple):
 
 def requirements(setup_cfg: str) -> list[Requirement]:
     """install_requires of the text of setup.cfg. ValueError: one is not of the form NAME>=VERSION."""
-    parser = configparser.ConfigParser()
-    parser.read_string(setup_cfg)
     found = []
-    for line in parser["options"]["install_requires"].split():
+    for line in trees.requirements(setup_cfg):
         match = re.fullmatch(r"([\w.-]+)>=([\w.]+)", line)
         if match is None:
             raise ValueError(f"not NAME>=VERSION: {line}")
@@ -74,14 +74,14 @@ def release_has(wanted: Requirement) -> bool:
 
 
 def main() -> int:
-    if len(sys.argv) != 3 or sys.argv[2] not in ("depends", "private", "release"):
+    if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
     theirs, ours = divide(requirements(Path(sys.argv[1]).read_text()), release_has)
-    if sys.argv[2] == "depends":
-        print(", ".join([*ALWAYS, *(r.depends for r in theirs)]))
-    else:
-        print("\n".join(r.pip for r in (ours if sys.argv[2] == "private" else theirs)))
+    folder = Path(sys.argv[2])
+    (folder / "depends.txt").write_text(", ".join([*ALWAYS, *(r.depends for r in theirs)]) + "\n")
+    for name, some in (("private", ours), ("release", theirs)):
+        (folder / f"{name}.txt").write_text("".join(f"{r.pip}\n" for r in some))
     return 0
 
 
