@@ -20,7 +20,7 @@ from .host import CACHE, locked, need, note, own_mounts, run
 RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 PACKAGES: Final = ("python3", "python3-bpfcc", "python3-venv", "libbpf1", "kmod")
 """What the README asks a machine to have, and modprobe for the workload."""
-SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps"
+SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps man-db"
 """What such a tree needs to boot as a host of its own."""
 VENV: Final = "opt/uaptrace"
 """In the tree: uaptrace's dependencies for the Python of the release. uaptrace itself is the checkout's."""
