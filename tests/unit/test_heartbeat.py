@@ -301,3 +301,14 @@ def test_a_loss_that_nobody_asked_about_yet_is_no_silence() -> None:
     assert watch.snapshot().silence.found == dict.fromkeys(Silence, 0)
     assert watch.snapshot().loss.events_lost == 1
     assert watch.differing() == 0
+
+
+def test_a_loss_while_a_switch_is_off_is_not_counted_as_unseen() -> None:
+    watch = Watch()
+    watch.kernel.off = {Silence.FTRACE_OFF.value: "/proc/sys/kernel/ftrace_enabled"}
+    watch.kernel.split(3)
+    watch.kernel.lose_records()
+    watch.beats(SOON_S)
+    assert watch.snapshot().silence.unseen_pages == 0
+    assert watch.snapshot().loss.events_lost == 1
+    assert watch.differing() == 0

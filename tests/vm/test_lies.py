@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.vm.sabotages import FTRACE, KPROBES, PLUG_VARIABLE, SABOTAGES
+from uaptrace.loader.parent import LOADER_GONE
 
 TOP = Path(__file__).parents[2]
 EMULATED_S = 20.0
@@ -129,9 +129,8 @@ def test_what_ends_the_daemon_leaves_nothing_and_has_one_line(said: dict[str, An
             assert end["status"] == -9
             continue
         (line,) = (line for line in end["stderr"].splitlines() if not line.startswith("serving on"))
-        assert re.match(
-            r"uaptrace: tracing ended: RuntimeError: sabotaged" if name == "loop broken" else r"uaptrace: the loader ended", line
-        )
+        why = "tracing ended: RuntimeError: sabotaged" if name == "loop broken" else LOADER_GONE
+        assert line.startswith(f"uaptrace: {why}"), line
         assert end["status"] == (1 if name == "loop broken" else 2), end
         assert end.get("seconds", 0) < EMULATED_S
 

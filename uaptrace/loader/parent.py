@@ -31,6 +31,8 @@ DEFAULT_RING_BYTES: Final = 8 << 20
 """131,072 records: docs/performance.md says why so many."""
 _MESSAGE_BYTES: Final = 1 << 20
 _MAX_FDS: Final = 200
+LOADER_GONE: Final = "the loader exited without reporting an error"
+"""What is said where the child died before it could say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Loading:
             status = self.close()
         if loaded is None:
             raise CannotTraceError(
-                f"the loader exited without reporting an error (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says"
+                f"{LOADER_GONE} (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says"
             )
         return loaded
 

@@ -106,7 +106,7 @@ class Heartbeat:
         else:
             busy = earlier is None or figures.faults - earlier.faults > MOVING_FAULTS
             moved = self._look_on(_EVERYTHING if moved else MOVING_TABLES if busy else IDLE_TABLES) or moved
-        return switched or moved
+        return switched or moved or self._direct_map().uncertain_ranges() is not None
 
     def _look_on(self, max_tables: int) -> bool:
         """Look at the next part. Whether the map was found to be larger or smaller."""
@@ -138,11 +138,7 @@ class Heartbeat:
         return False
 
     def _look_again(self) -> bool:
-        """Look at the suspects once more. Whether hooks were found to be silent, or records to be lost."""
-        self._take_counters()
-        if self._direct_map().uncertain_ranges() is not None:
-            self._suspects = []  # it was told, and the ring had no room for it
-            return True
+        """Look at the suspects once more. Whether hooks were found to be silent."""
         still = []
         for region in self._suspects:
             seen = self._quiet_look(region, 1)
@@ -178,6 +174,9 @@ class Heartbeat:
     def _reread(self, *, counted: bool = True) -> bool | None:
         """Read everything, and take it in where it is not what the model holds. Whether it was; None: there was no quiet moment.
         ``counted``: as missed by hooks."""
+        if counted:
+            # What the ring had no room for was told all the same: the counters say so, and make the map uncertain.
+            self._take_counters()
         seen = self._quiet_look(0, _EVERYTHING)
         if seen is None:
             return None
