@@ -108,9 +108,7 @@ class Loading:
         finally:
             status = self.close()
         if loaded is None:
-            raise CannotTraceError(
-                f"{LOADER_GONE} (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says"
-            )
+            raise CannotTraceError(f"{LOADER_GONE} (wait status {status}): set UAPTRACE_LOADER_LOG=1 to see what bcc says")
         return loaded
 
     def close(self) -> int:
