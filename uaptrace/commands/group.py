@@ -29,6 +29,7 @@ SECTIONS: Final = {
         "verify": "Compare the live state with an independent reading, page by page.",
         "audit": "Check the invariants of the unmapped cache.",
         "whatif": "What each grouping design would have kept.",
+        "trial": "The same work on several kernels, and one table of what came of it.",
     },
 }
 """Commands by job, in the order in which help lists them, each with what it is for."""

@@ -17,7 +17,9 @@ from typing import Final
 from .errors import HostError
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uaptrace"
-APT_GET: Final = (str(Path(__file__).resolve().parents[2] / "kernel/apt-get"),)
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+"""The source tree, where this is one."""
+APT_GET: Final = (str(CHECKOUT / "kernel/apt-get"),)
 """Waits for another apt or dpkg that holds the lock."""
 _MORE_PATH: Final = ":/usr/sbin:/sbin"
 """depmod, debootstrap and chroot are where the PATH of an ordinary user does not look."""

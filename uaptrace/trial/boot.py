@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a trial's virtual machines one after the other, each in a folder of its own, and reads what they left.
+
+DIR/plan.json               what the trial is (``Plan.to_json()``)
+DIR/runs/2-patched/         second run: order.json, result.json, patched.uaptrace, console, log
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from uaptrace.abi.errors import UsageError
+from uaptrace.testhost.host import CHECKOUT
+from uaptrace.trial.guest import ORDER, RESULT, Order
+from uaptrace.trial.plan import Kernel, Plan
+from uaptrace.trial.status import TrialStatus
+
+BOOT: Final = CHECKOUT / "kernel/boot"
+WORKLOAD: Final = CHECKOUT / "kernel/workload"
+PLAN: Final = "plan.json"
+COUNTED: Final = ("--no-kvm", "--qemu-opts=-icount shift=1,sleep=off")
+"""Each instruction takes 2 ns of the guest's clock; it needs one processor."""
+_BOOT_STATUS: Final = {70: TrialStatus.KERNEL_FAILED, 71: TrialStatus.KERNEL_FAILED, 124: TrialStatus.TIMEOUT}
+"""kernel/boot's own exit status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run that ended. ``result`` is what the guest left; None where it left nothing, and then ``error`` says why."""
+
+    kernel: int
+    number: int
+    folder: Path
+    result: dict[str, Any] | None
+    error: str
+    status: TrialStatus
+
+
+def need_checkout() -> None:
+    """UsageError where the scripts that boot a kernel are not there: an installed uaptrace has none."""
+    if not BOOT.is_file():
+        raise UsageError("trial boots kernels with the scripts of the source tree: run it from a clone of the project, after make setup")
+
+
+def check_workload(command: tuple[str, ...], label: str) -> None:
+    """UsageError where kernel/workload does not take these arguments."""
+    done = subprocess.run([sys.executable, *command, "--check"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("workload: ")
+        raise UsageError(f"workload {label}: {why}")
+
+
+def begin(plan: Plan, folder: Path, *, resume: bool) -> None:
+    """Make the trial's folder, or take one that has the same plan. UsageError where it has another, or is in use."""
+    kept = folder / PLAN
+    if resume:
+        try:
+            earlier = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            raise UsageError(f"{folder} has no trial to resume: leave out --resume") from None
+        if earlier != plan.to_json():
+            raise UsageError(f"the trial in {folder} was another one: give the same arguments, or another folder")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty: --resume goes on with the trial that is in it, -o names another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(plan.to_json(), indent=1) + "\n")
+
+
+def run_all(plan: Plan, folder: Path, say: Callable[[str], None]) -> Iterator[Run]:
+    """Run what has no result yet, in the plan's order; yields each run that ended, also those of before."""
+    runs = plan.runs()
+    seconds: list[float] = []
+    for place, (kernel, number) in enumerate(runs):
+        run_folder = folder / "runs" / f"{place + 1}-{_file_name(plan.kernels[kernel].label)}"
+        if earlier := _earlier(run_folder, kernel, number):
+            say(f"run {place + 1} of {len(runs)}: {plan.kernels[kernel].label}: kept")
+            yield earlier
+            continue
+        left = f", about {_minutes(sum(seconds) / len(seconds) * (len(runs) - place))} left" if seconds else ""
+        say(f"run {place + 1} of {len(runs)}: {plan.kernels[kernel].label}{left}")
+        begin_s = time.monotonic()
+        run = _run(plan, plan.kernels[kernel], run_folder, kernel, number)
+        seconds.append(time.monotonic() - begin_s)
+        if run.error:
+            say(f"  {run.error}")
+        yield run
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def recording_name(kernel: Kernel) -> str:
+    """What the recording of a run is called, in the run's folder."""
+    return f"{_file_name(kernel.label)}.uaptrace"
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")[-60:] or "kernel"
+
+
+def _earlier(folder: Path, kernel: int, number: int) -> Run | None:
+    """A run that is done. One that failed is run again."""
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        return None
+    return None if "error" in result else Run(kernel, number, folder, result, "", TrialStatus.OK)
+
+
+def _run(plan: Plan, kernel: Kernel, folder: Path, number: int, repetition: int) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT).unlink(missing_ok=True)
+    order = Order([list(work.command) for work in plan.workloads], plan.count_instructions, recording_name(kernel))
+    (folder / ORDER).write_text(json.dumps(asdict(order)))
+    command = [str(BOOT), *kernel.boot_options(), "--memory", plan.memory, "--cpus", str(plan.cpus), "--timeout", f"{plan.timeout_s:g}"]
+    command += ["--rwdir", str(folder), "--console", str(folder / "console"), *(COUNTED if plan.count_instructions else ())]
+    command += ["--", sys.executable, "-m", "uaptrace.trial.guest", str(folder)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()  # and it takes its virtual machine with it
+            process.wait()
+            raise
+    return _read(kernel, folder, number, repetition, status)
+
+
+def _read(kernel: Kernel, folder: Path, number: int, repetition: int, status: int) -> Run:
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        why = lines[-1].removeprefix("boot: ")
+        meaning = _BOOT_STATUS.get(status, TrialStatus.CANNOT_TRACE)
+        return Run(number, repetition, folder, None, f"{kernel.label}: {why} ({folder}/console has the kernel's messages)", meaning)
+    if "error" in result:
+        return Run(number, repetition, folder, None, f"{kernel.label}: {result['error']}", TrialStatus(result["status"]))
+    return Run(number, repetition, folder, result, "", TrialStatus.OK)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in the virtual machine: one tracing session from before the work to after it, and what it saw as one JSON document.
+
+``python -m uaptrace.trial.guest FOLDER``: FOLDER/order.json says what to do (``Order``), FOLDER/result.json is the answer, and
+the recording is beside it. What goes wrong is in the answer too: ``error`` and ``status``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from uaptrace.abi.errors import CannotTraceError, UaptraceError
+from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.parent import LoaderOptions, load
+from uaptrace.model.snapshot import Snapshot
+from uaptrace.reports.documents import audit_to_json, snapshot_to_json
+from uaptrace.session.live import LiveSource
+from uaptrace.session.loop import Session
+from uaptrace.session.verification import map_verdict
+from uaptrace.trial.figures import Seen, figures_of
+from uaptrace.trial.plan import FAULT_ARGUMENT
+from uaptrace.trial.status import TrialStatus
+
+RESULT: Final = "result.json"
+ORDER: Final = "order.json"
+LOOK_S: Final = 2.5
+"""The pageblock bits are looked at between two readings, once a heartbeat: the loop runs for that long after the cache was emptied."""
+NS_PER_INSTRUCTION: Final = 2
+"""Of the guest's clock where the virtual machine counts instructions (-icount shift=1)."""
+_DEBUGFS: Final = Path("/sys/kernel/debug")
+_PTDUMP: Final = _DEBUGFS / "page_tables/kernel"
+_SHRINKERS: Final = _DEBUGFS / "shrinker"
+_ALL_PAGES: Final = 1 << 30
+_COMPLAINTS: Final = ("WARNING", "BUG:", "Oops", "bad page", "Bad page", "general protection")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to do in this guest."""
+
+    workloads: list[list[str]]
+    """Commands, one after the other."""
+    counts_instructions: bool
+    recording: str
+    """File name of the recording: a report shows it."""
+
+
+class WorkloadFailedError(UaptraceError):
+    """The work ended with an exit status that is not 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What the commands said and took. ``said`` has their last line where it is a JSON object, else None."""
+
+    said: tuple[dict[str, Any] | None, ...]
+    seconds: float
+    cpu_seconds: float
+
+
+def run(folder: Path) -> int:
+    """The whole of it. Returns the status for the guest: 0 where there is a result, whatever the result says."""
+    order = Order(**json.loads((folder / ORDER).read_text()))
+    answer: dict[str, Any]
+    try:
+        answer = _traced(order, folder)
+    except WorkloadFailedError as error:
+        answer = {"error": str(error), "status": TrialStatus.WORKLOAD_FAILED}
+    except CannotTraceError as error:
+        answer = {"error": f"cannot be traced: {error}", "status": TrialStatus.CANNOT_TRACE}
+    except UaptraceError as error:
+        answer = {"error": str(error), "status": TrialStatus.CANNOT_TRACE}
+    except Exception as error:
+        traceback.print_exception(error)  # into the run's log
+        answer = {"error": f"the run failed: {type(error).__name__}: {error}", "status": TrialStatus.CANNOT_TRACE}
+    (folder / RESULT).write_text(json.dumps(answer))
+    return 0
+
+
+def _traced(order: Order, folder: Path) -> dict[str, Any]:
+    from uaptrace.recording import RecordingWriter
+
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    _set_fault(Path("/proc/cmdline").read_text())
+    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.ENTRY)))
+    try:
+        writer = RecordingWriter(folder / order.recording, overwrite=True)
+        session = Session(source, writer)
+        session.start()
+        worked = _work(session, order.workloads)
+        at_work = session.finish()
+        _empty_the_cache()
+        _look(session)
+        verdicts = [map_verdict(session, oracle).to_json() for oracle in ("kcore", *(["ptdump"] if _PTDUMP.exists() else []))]
+        snapshot = session.finish()
+        writer.close()
+        return _answer(worked, at_work, snapshot, verdicts, order.counts_instructions)
+    finally:
+        source.close()
+
+
+def _answer(
+    worked: Worked, at_work: Snapshot, snapshot: Snapshot, verdicts: list[dict[str, Any]], counts_instructions: bool
+) -> dict[str, Any]:
+    complaints = _complaints()
+    instructions = round(worked.cpu_seconds * 1e9 / NS_PER_INSTRUCTION) if counts_instructions else None
+    seen = Seen(at_work, snapshot, verdicts, complaints, worked.seconds, worked.cpu_seconds, instructions)
+    return {
+        "kernel_release": os.uname().release,
+        "figures": figures_of(seen),
+        "doubts": sorted({doubt for verdict in verdicts for doubt in verdict["doubts"]}),
+        "complaints": complaints,
+        "work": [*worked.said],
+        "verify": verdicts,
+        "audit": audit_to_json(snapshot),
+        "snapshot": snapshot_to_json(snapshot),
+        "hooks": [asdict(hook) for hook in snapshot.hooks],
+    }
+
+
+def _set_fault(command_line: str) -> None:
+    """Switch on what the kernel's command line asks for. CannotTraceError where the kernel has no such switch."""
+    for word in command_line.split():
+        name, _, mask = word.partition("=")
+        if name == FAULT_ARGUMENT:
+            try:
+                (_DEBUGFS / FAULT_ARGUMENT).write_text(mask)
+            except OSError as error:
+                raise UaptraceError(f"{FAULT_ARGUMENT}={mask}: {error.strerror} (the project's own kernels have the switches)") from None
+
+
+def _work(session: Session[LiveSource], commands: list[list[str]]) -> Worked:
+    said = []
+    seconds, cpu_before = 0.0, _cpu_seconds()
+    for command in commands:
+        begin = time.monotonic()
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except OSError as error:
+            raise WorkloadFailedError(f"cannot run {command[0]}: {error.strerror}") from None
+        with _Drained(process) as output:
+            session.run(0.5, until=lambda process=process: process.poll() is not None)  # type: ignore[misc]
+        if process.returncode:
+            why = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise WorkloadFailedError(f"{Path(command[0]).name} ended with status {process.returncode}: {why}")
+        seconds += output.ended_s - begin
+        said.append(_last_object(output.stdout))
+    return Worked(tuple(said), seconds, _cpu_seconds() - cpu_before)
+
+
+class _Drained:
+    """Reads what a process says while it runs, so that it never waits for a reader. ``ended_s``: when it closed its output
+    (the loop looks for its end twice a second only)."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        import threading
+
+        self._process = process
+        self.ended_s = float("inf")
+        self._said = [b"", b""]
+        self._threads = [
+            threading.Thread(target=self._read, args=(number, stream), daemon=True)
+            for number, stream in enumerate((process.stdout, process.stderr))
+        ]
+
+    def _read(self, number: int, stream: Any) -> None:
+        self._said[number] = stream.read()
+        self.ended_s = min(self.ended_s, time.monotonic())
+
+    def __enter__(self) -> _Drained:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.ended_s = min(self.ended_s, time.monotonic())
+        for thread in self._threads:
+            thread.join(timeout=5)  # what it started may hold the pipe open
+
+    @property
+    def stdout(self) -> str:
+        return self._said[0].decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._said[1].decode(errors="replace")
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    lines = text.strip().splitlines()
+    try:
+        said = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _cpu_seconds() -> float:
+    """Of all children that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _empty_the_cache() -> None:
+    """Ask for all pages: what is released wrongly shows only then. A kernel without the cache has no such shrinker."""
+    for scan in _SHRINKERS.glob("mm-unmapped-alloc-*/scan"):
+        scan.write_text(f"0 0 {_ALL_PAGES}\n")
+
+
+def _look(session: Session[LiveSource]) -> None:
+    end = time.monotonic() + LOOK_S
+    session.run(0.5, until=lambda: time.monotonic() >= end)
+
+
+def _complaints() -> list[str]:
+    done = subprocess.run(["dmesg", "--level=emerg,alert,crit,err,warn"], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if any(word in line for word in _COMPLAINTS)]
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1])))
