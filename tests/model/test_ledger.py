@@ -17,6 +17,7 @@ from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Cgroups, Records, Symbols
 
 CPA = ("__change_page_attr_set_clr+0x3e6", "change_page_attr_set_clr+0xd2")
+DELETE_MODULE = "__do_sys_delete_module+0x2c8"
 STACKS: list[tuple[Cause, tuple[str, ...]]] = [
     # A fault on memfd_secret() memory on a kernel with the cache, and on one without (Debian 6.1).
     (
@@ -49,6 +50,31 @@ STACKS: list[tuple[Cause, tuple[str, ...]]] = [
     (Cause.DRIVER, (*CPA, "set_memory_uc+0x26", "probe_device+0x88 [some_driver]", "do_init_module+0x4a", "load_module+0x1")),
     (Cause.DRIVER, (CPA[0], "set_pages_array_wc+0x15", "ttm_pool_alloc+0x1 [ttm]")),
     (Cause.DRIVER, (CPA[0], "dma_set_decrypted+0x15", "dma_direct_alloc+0x1")),
+    # Captured: rmmod on Debian's 6.12, modprobe on its 7.3 (tests/data/split_causes.py), a page that fails (tests/vm/test_memory_failure.py).
+    (
+        Cause.MODULE,
+        (
+            "flush_tlb_all+0x9",
+            "__change_page_attr_set_clr+0x4a8",
+            "set_direct_map_invalid_noflush+0x72",
+            "vfree.part.0+0x1c5",
+            DELETE_MODULE,
+        ),
+    ),
+    (Cause.MODULE, ("__change_page_attr_set_clr+0x5c7", "change_page_attr_set_clr+0x118", "set_memory_ro+0x28", "do_init_module+0xea")),
+    (
+        Cause.MEMORY_FAILURE,
+        (*CPA, "set_mce_nospec+0x4b", "uc_decode_notifier+0x8e", "blocking_notifier_call_chain+0x59", "mce_gen_pool_process+0x3a"),
+    ),
+    # The functions are those of the kallsyms of Debian's 6.12 and 7.3; what calls what was read in the sources.
+    (Cause.KEXEC, (*CPA, "set_memory_x+0x26", "machine_kexec_prepare+0x1", "do_kexec_load+0x1")),
+    (Cause.KEXEC, (CPA[0], "kexec_mark_range.isra.0+0x1", "arch_kexec_protect_crashkres+0x1", "__do_sys_kexec_file_load+0x1")),
+    (Cause.CONFIDENTIAL, (CPA[0], "__set_memory_enc_pgtable+0x1", "set_memory_decrypted+0x1", "init+0x1 [sev_guest]")),
+    (Cause.CONFIDENTIAL, (CPA[0], "set_direct_map_invalid_noflush+0x1", "rmpupdate+0x1", "rmp_make_private+0x1")),
+    (Cause.HIBERNATION, (CPA[0], "set_direct_map_default_noflush+0x1", "swsusp_save+0x1", "swsusp_arch_suspend+0x1")),
+    # A kworker cleans the cache of executable memory for nobody in particular; with a module on the stack it is the module's.
+    (Cause.EXECMEM, (*CPA, "set_memory_rox+0x1", "execmem_cache_clean+0x1", "execmem_cache_clean_work+0x1", "process_one_work+0x1")),
+    (Cause.MODULE, (*CPA, "set_memory_nx+0x1", "execmem_cache_free_slow+0x1", "execmem_free+0x1", "free_module+0x1")),
     (Cause.OTHER, (*CPA, "set_memory_4k+0x15", "kfence_init_pool+0x1")),
     (Cause.OTHER, ("0xffffffff81000000",)),
     (Cause.OTHER, ()),

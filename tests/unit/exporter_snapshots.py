@@ -31,7 +31,7 @@ from uaptrace.model.snapshot import (
     Violation,
 )
 
-LARGEST_NR_HOOKS = 32
+LARGEST_NR_HOOKS = 24
 """More hooks than bpf/ has programs."""
 
 

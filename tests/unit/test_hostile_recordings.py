@@ -17,7 +17,7 @@ from tests.unit.reading_commands import OPEN_FILES, Commands, commands, reading_
 from uaptrace.abi.errors import RecordingError
 from uaptrace.abi.events import Flag, Kind
 from uaptrace.abi.wire import RECORD
-from uaptrace.model.causes import _of_fallback, _of_symbol, classify
+from uaptrace.model.causes import _told, classify
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, Records, Start
 from uaptrace.policies.requests import requests_from_updates
@@ -86,7 +86,9 @@ def test_a_recording_may_have_more_parts_than_a_process_may_open_files(forked: C
         assert ran.status == OK, ran
 
 
-@pytest.mark.parametrize("symbol", ["optimise" * 63, "kprobe" * 85, "kprobeoptimi" * 42, "a" * 511, "bpf_prog_" + "a" * 480, "dma_" * 127])
+@pytest.mark.parametrize(
+    "symbol", ["optimise" * 63, "kprobe" * 85, "kprobeoptimi" * 42, "a" * 511, "bpf_prog_" + "a" * 480, "dma_" * 127, "kexec_" * 85]
+)
 def test_the_cause_takes_time_in_proportion_to_a_name(symbol: str) -> None:
     short = min(timeit.repeat(lambda: classify([symbol[:128]]), number=1, repeat=5, setup=causes_anew))
     long = min(timeit.repeat(lambda: classify([symbol]), number=1, repeat=5, setup=causes_anew))
@@ -94,8 +96,7 @@ def test_the_cause_takes_time_in_proportion_to_a_name(symbol: str) -> None:
 
 
 def causes_anew() -> None:
-    _of_symbol.cache_clear()
-    _of_fallback.cache_clear()
+    _told.cache_clear()
 
 
 @pytest.mark.parametrize(("nr_rows", "nr_bytes"), [(1, MAX_BATCH_BYTES + 1), (MAX_ROWS + 1, 0)], ids=["bytes", "rows"])

@@ -84,6 +84,6 @@ def test_its_split_has_a_cause_though_vmstat_does_not_count_it(seen: dict[str, A
     assert failed["after"]["exact"], failed["after"]["reasons"]
     before, after = failed["before"]["splits"], failed["after"]["splits"]
     assert after["2m"] - before["2m"] == 1
-    assert after["by_cause"]["other"]["2m"] - before["by_cause"]["other"]["2m"] == 1
+    assert after["by_cause"]["memory_failure"]["2m"] - before["by_cause"]["memory_failure"]["2m"] == 1
     assert after["unexplained"] == {"2m": 0, "1g": 0}
     assert failed["kernel_after"]["splits"] == failed["kernel_before"]["splits"]

@@ -19,7 +19,7 @@ UAPTRACE = str(Path(sys.executable).with_name("uaptrace"))
 GOOD, FAULTY, CRASHING = "patched", "patched+unmapped_alloc_fault=0x2", "patched+crash_in_the_middle"
 PAGES = 61
 WORK = (
-    "if grep -q crash_in_the_middle /proc/cmdline; then echo c > /proc/sysrq-trigger; fi; "
+    "echo the work began; if grep -q crash_in_the_middle /proc/cmdline; then echo c > /proc/sysrq-trigger; fi; "
     f"exec {TOP}/kernel/workload secretmem --pages {PAGES}"
 )
 
@@ -71,7 +71,8 @@ def test_a_fault_gives_status_3_and_the_invariant_is_named(trial: subprocess.Com
 
 def test_a_kernel_that_crashes_has_its_line_and_the_others_keep_theirs(folder: Path, said: Any) -> None:
     (problem,) = problems(said["kernels"][2])[:1]
-    assert "crashed before the command ended" in problem
+    assert "crashed before the command ended: panic: sysrq triggered crash" in problem
+    assert "the work began" in (folder / "runs" / "3-patched_crash_in_the_middle/output").read_text()
     assert "sysrq" in (folder / "runs" / "3-patched_crash_in_the_middle/console").read_text(errors="replace")
     assert said["kernels"][1]["figures"]["calls.set_direct_map"]["candidate"]["median"] > 0
 

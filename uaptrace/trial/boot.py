@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.testhost.host import CHECKOUT
+from uaptrace.trial.console import why_it_died
 from uaptrace.trial.guest import ORDER, RESULT, Order
 from uaptrace.trial.plan import Kernel, Plan
 from uaptrace.trial.status import TrialStatus
@@ -118,8 +120,8 @@ def _earlier(folder: Path, kernel: int, number: int) -> Run | None:
 
 
 def _run(plan: Plan, kernel: Kernel, folder: Path, number: int, repetition: int) -> Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what is left of a run that failed
+    folder.mkdir(parents=True)
     order = Order([list(work.command) for work in plan.workloads], plan.count_instructions, recording_name(kernel))
     (folder / ORDER).write_text(json.dumps(asdict(order)))
     command = [str(BOOT), *kernel.boot_options(), "--memory", plan.memory, "--cpus", str(plan.cpus), "--timeout", f"{plan.timeout_s:g}"]
@@ -141,9 +143,11 @@ def _read(kernel: Kernel, folder: Path, number: int, repetition: int, status: in
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        why = lines[-1].removeprefix("boot: ")
+        console = folder / "console"
+        died = why_it_died(console.read_text(errors="replace")) if console.exists() else ""
+        why = lines[-1].removeprefix("boot: ") + (f": {died}" if died else "")
         meaning = _BOOT_STATUS.get(status, TrialStatus.CANNOT_TRACE)
-        return Run(number, repetition, folder, None, f"{kernel.label}: {why} ({folder}/console has the kernel's messages)", meaning)
+        return Run(number, repetition, folder, None, f"{kernel.label}: {why} ({console} has the kernel's messages)", meaning)
     if "error" in result:
         return Run(number, repetition, folder, None, f"{kernel.label}: {result['error']}", TrialStatus(result["status"]))
     return Run(number, repetition, folder, result, "", TrialStatus.OK)

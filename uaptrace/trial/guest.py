@@ -2,7 +2,7 @@
 """Runs in the virtual machine: one tracing session from before the work to after it, and what it saw as one JSON document.
 
 ``python -m uaptrace.trial.guest FOLDER``: FOLDER/order.json says what to do (``Order``), FOLDER/result.json is the answer, and
-the recording is beside it. What goes wrong is in the answer too: ``error`` and ``status``.
+the recording and what the work said (``output``) are beside it. What goes wrong is in the answer too: ``error`` and ``status``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from uaptrace.trial.status import TrialStatus
 
 RESULT: Final = "result.json"
 ORDER: Final = "order.json"
+OUTPUT: Final = "output"
+"""What the commands said, standard error included."""
 LOOK_S: Final = 2.5
 """The pageblock bits are looked at between two readings, once a heartbeat: the loop runs for that long after the cache was emptied."""
 NS_PER_INSTRUCTION: Final = 2
@@ -96,7 +98,7 @@ def _traced(order: Order, folder: Path) -> dict[str, Any]:
         writer = RecordingWriter(folder / order.recording, overwrite=True)
         session = Session(source, writer)
         session.start()
-        worked = _work(session, order.workloads)
+        worked = _work(session, order.workloads, folder / OUTPUT)
         at_work = session.finish()
         _empty_the_cache()
         _look(session)
@@ -138,69 +140,60 @@ def _set_fault(command_line: str) -> None:
                 raise UaptraceError(f"{FAULT_ARGUMENT}={mask}: {error.strerror} (the project's own kernels have the switches)") from None
 
 
-def _work(session: Session[LiveSource], commands: list[list[str]]) -> Worked:
+def _work(session: Session[LiveSource], commands: list[list[str]], output: Path) -> Worked:
+    """Run the commands. What they say is in ``output``, also where one of them takes the kernel down."""
     said = []
     seconds, cpu_before = 0.0, _cpu_seconds()
+    output.touch()
     for command in commands:
+        before = output.stat().st_size
         begin = time.monotonic()
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        except OSError as error:
-            raise WorkloadFailedError(f"cannot run {command[0]}: {error.strerror}") from None
-        with _Drained(process) as output:
-            session.run(0.5, until=lambda process=process: process.poll() is not None)  # type: ignore[misc]
+        with output.open("ab") as sink:
+            try:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+            except OSError as error:
+                raise WorkloadFailedError(f"cannot run {command[0]}: {error.strerror}") from None
+        with _Awaited(process) as awaited:
+            session.run(0.5, until=lambda awaited=awaited: awaited.is_over)  # type: ignore[misc]
+        last = (output.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         if process.returncode:
-            why = (output.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise WorkloadFailedError(f"{Path(command[0]).name} ended with status {process.returncode}: {why}")
-        seconds += output.ended_s - begin
-        said.append(_last_object(output.stdout))
+            raise WorkloadFailedError(f"{Path(command[0]).name} ended with status {process.returncode}: {last}")
+        seconds += awaited.ended_s - begin
+        said.append(_object(last))
     return Worked(tuple(said), seconds, _cpu_seconds() - cpu_before)
 
 
-class _Drained:
-    """Reads what a process says while it runs, so that it never waits for a reader. ``ended_s``: when it closed its output
-    (the loop looks for its end twice a second only)."""
+class _Awaited:
+    """Knows when a process ended to the moment; the loop looks twice a second only. Leaving kills one that still runs."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         import threading
 
         self._process = process
         self.ended_s = float("inf")
-        self._said = [b"", b""]
-        self._threads = [
-            threading.Thread(target=self._read, args=(number, stream), daemon=True)
-            for number, stream in enumerate((process.stdout, process.stderr))
-        ]
+        self._thread = threading.Thread(target=self._wait, daemon=True)
 
-    def _read(self, number: int, stream: Any) -> None:
-        self._said[number] = stream.read()
-        self.ended_s = min(self.ended_s, time.monotonic())
+    def _wait(self) -> None:
+        self._process.wait()
+        self.ended_s = time.monotonic()
 
-    def __enter__(self) -> _Drained:
-        for thread in self._threads:
-            thread.start()
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> _Awaited:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.ended_s = min(self.ended_s, time.monotonic())
-        for thread in self._threads:
-            thread.join(timeout=5)  # what it started may hold the pipe open
-
-    @property
-    def stdout(self) -> str:
-        return self._said[0].decode(errors="replace")
-
-    @property
-    def stderr(self) -> str:
-        return self._said[1].decode(errors="replace")
+        if not self.is_over:
+            self._process.kill()
+        self._thread.join()
 
 
-def _last_object(text: str) -> dict[str, Any] | None:
-    lines = text.strip().splitlines()
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        said = json.loads(lines[-1]) if lines else None
+        said = json.loads(line)
     except ValueError:
         return None
     return said if isinstance(said, dict) else None

@@ -28,11 +28,16 @@ CAUSE_COLORS: Final = {
     Cause.BPF: "#cc79a7",
     Cause.FTRACE: "#e69f00",
     Cause.KPROBE: "#56b4e9",
+    Cause.EXECMEM: "#b5bd00",
+    Cause.KEXEC: "#332288",
+    Cause.CONFIDENTIAL: "#44aa99",
+    Cause.MEMORY_FAILURE: "#882255",
+    Cause.HIBERNATION: "#ddcc77",
     Cause.DRIVER: "#8c6bb1",
     Cause.SELF: "#999999",
     Cause.OTHER: "#7a5c3e",
 }
-"""Told apart by people who do not see all colours (Okabe and Ito's set, and three more)."""
+"""Told apart by people who do not see all colours (Okabe and Ito's set, and more of Tol's)."""
 ABSENT_COLOR: Final = "#c8452b"
 LATENCIES: Final = {
     "cache_hit": "allocation, no refill",
