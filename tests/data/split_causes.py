@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a kernel split its direct map for many reasons, in a guest: uaptrace trial debian-6.12 debian-7.3 -- tests/data/split_causes.py
 
-The stacks are then in runs/*/result.json, snapshot.splits.rows; ``tests/data/split_causes.py --stacks DIR`` prints those of a trial as JSON.
+The stacks are then in runs/*/result.json, snapshot.splits.rows; ``--stacks DIR`` prints those of a trial as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOP = Path(__file__).resolve().parents[2]
 WORKLOAD = TOP / "kernel/workload"
 TRACING = Path("/sys/kernel/tracing")
 SYS_KEXEC_FILE_LOAD = 320
-KEXEC_FILE_ON_CRASH = 2
+KEXEC_FILE_UNLOAD = 1
 KEXEC_FILE_NO_INITRAMFS = 4
 
 
@@ -69,7 +69,7 @@ def kexec(image: str, flags: int) -> None:
     if libc.syscall(SYS_KEXEC_FILE_LOAD, descriptor, -1, len(line), line, KEXEC_FILE_NO_INITRAMFS | flags):
         say("kexec", os.strerror(ctypes.get_errno()))
     else:
-        libc.syscall(SYS_KEXEC_FILE_LOAD, -1, -1, 0, None, 1 | flags)
+        libc.syscall(SYS_KEXEC_FILE_LOAD, -1, -1, 0, None, KEXEC_FILE_UNLOAD | flags)
         say("kexec")
 
 

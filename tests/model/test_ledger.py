@@ -50,7 +50,8 @@ STACKS: list[tuple[Cause, tuple[str, ...]]] = [
     (Cause.DRIVER, (*CPA, "set_memory_uc+0x26", "probe_device+0x88 [some_driver]", "do_init_module+0x4a", "load_module+0x1")),
     (Cause.DRIVER, (CPA[0], "set_pages_array_wc+0x15", "ttm_pool_alloc+0x1 [ttm]")),
     (Cause.DRIVER, (CPA[0], "dma_set_decrypted+0x15", "dma_direct_alloc+0x1")),
-    # Captured: rmmod on Debian's 6.12, modprobe on its 7.3 (tests/data/split_causes.py), a page that fails (tests/vm/test_memory_failure.py).
+    # Captured: rmmod on Debian's 6.12, modprobe on its 7.3 (tests/data/split_causes.py);
+    # a page that fails (tests/vm/test_memory_failure.py).
     (
         Cause.MODULE,
         (
