@@ -13,10 +13,17 @@ SCRIPTS := kernel/boot kernel/guest kernel/run kernel/source kernel/tree kernel/
 KERNEL ?= patched
 ONCE ?=
 PYTEST_ARGS ?=
+# Tests that `make test` runs at a time: two guests keep two processors busy.
+WORKERS ?= 2
+PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup packages run test check lint bench pictures deb test-package clean
+.PHONY: setup packages run test matrix check lint bench pictures deb test-package clean
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready bpf/programs.json
+
+# The BPF programs, compiled once for every kernel. Not there where bcc may not make maps: then each host compiles at its first start.
+bpf/programs.json: $(VENV)/.ready $(wildcard bpf/*.c bpf/*.h) $(shell find bpf/include -name '*.h')
+	@$(BIN)/python packaging/compile_programs.py bpf && touch -c $@
 
 # The interpreter of the virtual environment must be the distribution's: no other sees its bcc, and the pip package of that name is something else.
 # What is compiled is compiled again when it changes.
@@ -48,7 +55,11 @@ check: setup lint
 
 test: setup packages lint
 	kernel/build >/dev/null
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST_SHARED) $(PYTEST_ARGS)
+
+# Every row of the matrix, also those that CI has no time for.
+matrix: setup packages
+	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py $(PYTEST_ARGS)
 
 bench: setup packages
 	$(BIN)/python -m bench
@@ -60,7 +71,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # The Debian package for the release of this machine.
-deb:
+deb: setup
 	packaging/build-deb dist
 
 # The package as a user installs it, on a host of its own in QEMU. Root only, 10 to 20 minutes.

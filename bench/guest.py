@@ -82,21 +82,21 @@ def start_rows(lines: list[dict[str, Any]], here_s: float, compiling_s: float) -
     """
     rows = [not_measured(f"{line['part']}.error", "", line["error"]) for line in lines if "error" in line]
     cpu_s = {line["which"]: line["cpu_s"] for line in lines if "cpu_s" in line}
-    if cpu_s.keys() < {"first", "again"}:
+    if cpu_s.keys() < {"shipped", "compile"}:
         return rows
-    again = cpu_s["again"]
-    slower = again["loader: symbols read"] / here_s
-    steps = {name: seconds / slower for name, seconds in again.items()}
+    shipped = cpu_s["shipped"]
+    slower = shipped["loader: symbols read"] / here_s
+    steps = {name: seconds / slower for name, seconds in shipped.items()}
     attached = steps["loader: attached"]
     # The daemon's modules are imported beside the loader.
     baseline = max(attached, steps["daemon: imported"]) + steps["daemon: baseline read"] - steps["daemon: loaded"]
     how = f"instructions in a guest, at the pace at which this machine runs the first {here_s:.3f} s of the same start"
     said = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in steps.items())
-    compiled = f"the first start on a kernel: the later one's, and {compiling_s:.2f} s of compiling, timed here"
-    for prefix, more_s, note in (("startup", compiling_s, compiled), ("startup.again", 0.0, f"any later start; {how}: {said}")):
+    compiled = f"where the programs have to be compiled: the same, and {compiling_s:.2f} s of compiling, timed here"
+    for prefix, more_s, note in (("startup", 0.0, f"{how}: {said}"), ("startup.compile", compiling_s, compiled)):
         rows.append(row(f"{prefix}.first_event_s", [attached + more_s], "s", goal=EVENT_GOAL, note=note))
         rows.append(row(f"{prefix}.baseline_s", [baseline + more_s], "s", goal=BASELINE_GOAL))
-    for which, prefix in (("first", "startup"), ("again", "startup.again")):
+    for which, prefix in (("shipped", "startup"), ("compile", "startup.compile")):
         millions = cpu_s[which]["loader: attached"] / SECONDS_PER_INSTRUCTION / 1e6
         rows.append(row(f"{prefix}.first_event.instructions", [millions], "million", note="counted by QEMU (-icount)"))
     return rows

@@ -37,11 +37,15 @@ def say(part: str, **figures: Any) -> None:
 def start_up(which: str) -> None:
     """CPU time up to each step of a start, of the loader with what came before it, and of the daemon.
 
-    ``which``: first (on this kernel: it compiles) or again.
+    ``which``: shipped, or compile: with the programs that come with uaptrace, or with this host's compiler.
     """
     environment = {**os.environ, "UAPTRACE_LOADER_LOG": "1"}
     server = subprocess.Popen(
-        [*UAPTRACE, "serve", "--listen", "127.0.0.1:9970"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [*UAPTRACE, "serve", "--listen", "127.0.0.1:9970", *(["--compile"] if which == "compile" else [])],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert server.stderr is not None
     said = []
@@ -137,8 +141,8 @@ def main() -> int:
         record_mix(arguments.mix.resolve(), arguments.mix_seconds, arguments.mix_pages)
         return 0
     if arguments.start_up:
-        start_up("first")
-        start_up("again")
+        start_up("shipped")
+        start_up("compile")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         idle(Path(folder), arguments.idle_seconds)

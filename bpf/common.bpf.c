@@ -2,23 +2,19 @@
 /*
  * What every subject needs: maps, records, counters, and what a task is in the middle of.
  *
- * The loader puts these files into one text, common.bpf.c first, and defines (all read from the running kernel, some as UAP_AT_BOOT()):
- *   UAP_RING_PAGES UAP_NR_CPUS UAP_MAX_TASKS
- *   UAP_PAGE_OFFSET UAP_VMEMMAP UAP_INIT_PGD UAP_LEVELS UAP_PFN_MASK UAP_STRUCT_PAGE_SIZE
- *   UAP_PHYS_BASE UAP_KERNEL_IMAGE UAP_GFP_UNMAPPED
- *   UAP_CPA_VADDR UAP_CPA_PGD UAP_CPA_MASK_SET UAP_CPA_MASK_CLR UAP_CPA_NUMPAGES UAP_CPA_CURPAGE UAP_CPA_FLAGS UAP_CPA_PAGES
- *   UAP_SHRINK_NR_TO_SCAN UAP_TASK_GROUP_LEADER UAP_TASK_COMM UAP_TASK_START_TIME
- * and UAP_HOOK_<NAME> as FENTRY, KPROBE or TRACEPOINT for each hook that is to be attached.
+ * They are put into one text, common.bpf.c first, and compiled once for every kernel. What differs between kernels is a constant that
+ * is put into the instructions when they are loaded (UAP_AT_LOAD): each field of KernelConstants (uaptrace/loader/program.py) as
+ * UAP_<FIELD>. How large ring, counters and tasks are is said when they are made.
  */
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
 /*
- * A constant that each boot has anew: the loader writes its value into the instruction. The compiler must not know what
- * stands there, or it would calculate with it.
+ * A constant of the running kernel: the loader writes its value into the instruction. The compiler must not know what stands there, or
+ * it would calculate with it. The verifier knows it, and leaves out what a test of it excludes.
  */
-#define UAP_AT_BOOT(number) ({ u64 at_boot; asm("%0 = " #number " ll" : "=r"(at_boot)); at_boot; })
+#define UAP_AT_LOAD(number) ({ u64 at_load; asm("%0 = " #number " ll" : "=r"(at_load)); at_load; })
 
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
@@ -73,9 +69,10 @@ struct uap_context {
 	u8 pad[6];
 };
 
-BPF_RINGBUF_OUTPUT(ring, UAP_RING_PAGES);
-BPF_F_TABLE("array", u32, struct uap_words, counters, UAP_NR_CPUS, 1024 /* BPF_F_MMAPABLE */);
-BPF_HASH(tasks, u32, struct uap_context, UAP_MAX_TASKS);
+/* The loader makes these three as large as they are to be: pages, CPUs, tasks. */
+BPF_RINGBUF_OUTPUT(ring, 1);
+BPF_F_TABLE("array", u32, struct uap_words, counters, 1, 1024 /* BPF_F_MMAPABLE */);
+BPF_HASH(tasks, u32, struct uap_context, 1);
 BPF_TABLE("lru_hash", u32, struct uap_name, named_tasks, 4096);
 BPF_TABLE("lru_hash", u32, u32, sent_stacks, 4096);
 /* One slot for each program that needs scratch space: a program never runs inside itself on one CPU, but others may. */
@@ -323,12 +320,12 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 }
 
 /*
- * Hooks. A subject says ENTER(NAME, call) and EXIT(NAME, number of arguments, call) once; the loader defines
- * UAP_HOOK_NAME as FENTRY, KPROBE, TRACEPOINT or NONE and UAP_SYMBOL_NAME as the function, and the wrapper follows from that.
- * In the call, ARG(i), SCALAR(i) and RET are the arguments and the return value, however the hook is attached.
+ * Hooks. A subject says ENTER(NAME, call) and EXIT(NAME, number of arguments, call) once, and two programs come of each: enter_NAME() is
+ * called with the arguments (fentry, fexit, raw tracepoints), enter_NAME_regs() with registers (kprobes); the loader takes the one that
+ * it needs. In the call, ARG(i), SCALAR(i) and RET are the arguments and the return value of either.
  */
-#define UAP_VIA_FENTRY 1
-#define UAP_VIA_KPROBE 2
+#define UAP_VIA_ARGUMENTS 1
+#define UAP_VIA_REGISTERS 2
 
 /* A pointer argument is typed for the verifier, which then refuses arithmetic on it: read it raw. */
 static __always_inline u64 raw_argument(void *ctx, u32 i)
@@ -342,24 +339,13 @@ static __always_inline u64 raw_argument(void *ctx, u32 i)
 #define UAP_REGS_ARGUMENT(ctx, i) \
 	((i) == 0 ? ((struct pt_regs *)(ctx))->di : (i) == 1 ? ((struct pt_regs *)(ctx))->si : \
 	 (i) == 2 ? ((struct pt_regs *)(ctx))->dx : ((struct pt_regs *)(ctx))->cx)
-#define ARG(i) (via == UAP_VIA_FENTRY ? raw_argument(ctx, i) : UAP_REGS_ARGUMENT(ctx, i))
-#define SCALAR(i) (via == UAP_VIA_FENTRY ? ((u64 *)ctx)[i] : UAP_REGS_ARGUMENT(ctx, i))
-#define RET (via == UAP_VIA_FENTRY ? raw_argument(ctx, nr_arguments) : ((struct pt_regs *)(ctx))->ax)
+#define ARG(i) (via == UAP_VIA_ARGUMENTS ? raw_argument(ctx, i) : UAP_REGS_ARGUMENT(ctx, i))
+#define SCALAR(i) (via == UAP_VIA_ARGUMENTS ? ((u64 *)ctx)[i] : UAP_REGS_ARGUMENT(ctx, i))
+#define RET (via == UAP_VIA_ARGUMENTS ? raw_argument(ctx, nr_arguments) : ((struct pt_regs *)(ctx))->ax)
 
-#define UAP_CAT_(a, b) a##b
-#define UAP_CAT(a, b) UAP_CAT_(a, b)
-#define ENTER(name, call) UAP_CAT(UAP_ENTER_, UAP_HOOK_##name)(name, UAP_SYMBOL_##name, call)
-#define EXIT(name, nr, call) UAP_CAT(UAP_EXIT_, UAP_HOOK_##name)(name, UAP_SYMBOL_##name, nr, call)
-#define UAP_ENTER_NONE(name, symbol, call)
-#define UAP_EXIT_NONE(name, symbol, nr, call)
-#define UAP_ENTER_FENTRY(name, symbol, call) \
-	int UAP_CAT(kfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; return call; }
-#define UAP_EXIT_FENTRY(name, symbol, nr, call) \
-	int UAP_CAT(kretfunc__, symbol)(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; const u32 nr_arguments = nr; return call; }
-/* Arguments of a raw tracepoint lie as those of a traced function do. */
-#define UAP_ENTER_TRACEPOINT(name, symbol, call) \
-	int enter_##name(unsigned long long *ctx) { const int via = UAP_VIA_FENTRY; return call; }
-#define UAP_ENTER_KPROBE(name, symbol, call) \
-	int enter_##name(struct pt_regs *ctx) { const int via = UAP_VIA_KPROBE; return call; }
-#define UAP_EXIT_KPROBE(name, symbol, nr, call) \
-	int exit_##name(struct pt_regs *ctx) { const int via = UAP_VIA_KPROBE; const u32 nr_arguments = nr; return call; }
+#define ENTER(name, call) \
+	int enter_##name(unsigned long long *ctx) { const int via = UAP_VIA_ARGUMENTS; return call; } \
+	int enter_##name##_regs(struct pt_regs *ctx) { const int via = UAP_VIA_REGISTERS; return call; }
+#define EXIT(name, nr, call) \
+	int exit_##name(unsigned long long *ctx) { const int via = UAP_VIA_ARGUMENTS; const u32 nr_arguments = nr; return call; } \
+	int exit_##name##_regs(struct pt_regs *ctx) { const int via = UAP_VIA_REGISTERS; const u32 nr_arguments = nr; return call; }

@@ -34,12 +34,12 @@ static __always_inline u32 walk(u64 address, u64 *entry, u64 *table)
 {
 	u64 e, t = UAP_INIT_PGD;
 
-#if UAP_LEVELS == 5
-	e = read_u64(t + ((address >> 48) & 511) * 8);
-	if (!(e & UAP_PRESENT))
-		return UAP_UNKNOWN;
-	t = next_table(e);
-#endif
+	if (UAP_LEVELS == 5) {
+		e = read_u64(t + ((address >> 48) & 511) * 8);
+		if (!(e & UAP_PRESENT))
+			return UAP_UNKNOWN;
+		t = next_table(e);
+	}
 	e = read_u64(t + ((address >> 39) & 511) * 8);
 	if (!(e & UAP_PRESENT))
 		return UAP_UNKNOWN;

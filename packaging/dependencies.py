@@ -15,11 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from uaptrace.loader.programs import shipped_with
 from uaptrace.testhost import trees
 
 DEBIAN_NAMES: Final = {"pillow": "python3-pil", "pyyaml": "python3-yaml"}
 """Where it is not python3-NAME."""
-ALWAYS: Final = ("python3", "python3-bpfcc")
+ALWAYS: Final = ("python3",)
+COMPILER: Final = "python3-bpfcc"
+"""Needed where the BPF programs do not come compiled."""
 BUILT_ON: Final = {"matplotlib": "numpy"}
 """Modules in C that fit the release's own copy of another one only."""
 
@@ -79,7 +82,8 @@ def main() -> int:
         return 2
     theirs, ours = divide(requirements(Path(sys.argv[1]).read_text()), release_has)
     folder = Path(sys.argv[2])
-    (folder / "depends.txt").write_text(", ".join([*ALWAYS, *(r.depends for r in theirs)]) + "\n")
+    always = ALWAYS if shipped_with(Path(sys.argv[1]).parent / "bpf") else (*ALWAYS, COMPILER)
+    (folder / "depends.txt").write_text(", ".join([*always, *(r.depends for r in theirs)]) + "\n")
     for name, some in (("private", ours), ("release", theirs)):
         (folder / f"{name}.txt").write_text("".join(f"{r.pip}\n" for r in some))
     return 0

@@ -116,7 +116,7 @@ def test_check_tells_what_this_host_can_do() -> None:
     assert document["exit_status"] == done.returncode
     assert done.returncode in (0, 1, 2)
     names = {finding["name"] for finding in document["findings"]}
-    assert {"root", "BTF", "bcc", "page tables", "tracing programs", "kernel symbols"} <= names
+    assert {"root", "BTF", "compiled programs", "page tables", "tracing programs", "kernel symbols"} <= names
     for finding in document["findings"]:
         assert finding["ok"] or finding["mend"], finding
     assert all(hook["mechanism"] or hook["reason"] for hook in document["hooks"])

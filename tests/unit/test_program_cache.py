@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit import bpf_programs
-from uaptrace.ebpf.compiled import BOOT_CONSTANT, Compiled, MapSpec, from_bytes, with_places, with_values
+from uaptrace.ebpf.compiled import LOAD_CONSTANT, Compiled, MapSpec, from_json, with_places, with_values
 from uaptrace.ebpf.objects import Program, ProgramRefusedError, load_program
-from uaptrace.loader import attaching
+from uaptrace.loader import attaching, programs
 from uaptrace.loader import cache as program_cache
 from uaptrace.loader.compiler import compile_programs
 from uaptrace.loader.program import bpf_folder, use_stub_headers
@@ -59,7 +61,7 @@ def test_maps_are_put_in_and_taken_out_and_nothing_else_changes(places: bytes, f
 def test_a_constant_of_the_boot_is_put_in_whole_and_nothing_else_changes(
     before: bytes, after: bytes, number: int, constants: list[int]
 ) -> None:
-    load = bytes([0x18, 3, 0, 0]) + number.to_bytes(4, "little") + bytes(4) + BOOT_CONSTANT.to_bytes(4, "little")
+    load = bytes([0x18, 3, 0, 0]) + number.to_bytes(4, "little") + bytes(4) + LOAD_CONSTANT.to_bytes(4, "little")
     ready = with_values(before + load + after, range(4), constants)
     assert ready[: len(before)] == before
     assert ready[len(before) + 16 :] == after
@@ -80,19 +82,30 @@ def test_code_that_is_cut_off_is_refused(cut: int) -> None:
 @given(st.dictionaries(st.text(min_size=1), code(nr_maps=1)))
 def test_what_is_kept_is_what_comes_back(functions: dict[str, bytes]) -> None:
     compiled = Compiled(SMALL.maps, functions)
-    assert from_bytes(compiled.to_bytes()) == compiled
+    assert from_json(json.loads(json.dumps(compiled.to_json()))) == compiled
 
 
-@given(st.one_of(st.binary(), st.text().map(str.encode), st.sampled_from([b"[]", b"{}", b'{"maps": {"a": 1}, "functions": {}}'])))
-def test_anything_else_is_refused_without_a_crash(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not compiled programs"):
-        from_bytes(data)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.fixed_dictionaries({"maps": inner, "functions": inner}),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+@example({"maps": {"a": 1}, "functions": {}})
+@example({"maps": {}, "functions": {"f": "no base64!"}})
+@example({"maps": {}, "functions": {"f": "GBEA"}})
+def test_anything_else_is_refused_without_a_crash(held: Any) -> None:
+    with contextlib.suppress(ValueError):
+        compiled = from_json(held)
+        assert from_json(compiled.to_json()) == compiled
 
 
 def test_code_that_loads_a_map_that_there_is_not_is_refused() -> None:
     foreign = Compiled({}, SMALL.functions)
     with pytest.raises(ValueError, match="a map that there is not"):
-        from_bytes(foreign.to_bytes())
+        from_json(foreign.to_json())
 
 
 def test_the_next_start_finds_it(tmp_path: Path) -> None:
@@ -191,9 +204,9 @@ int count(struct __sk_buff *skb)
         compiled_times.append(1)
         return compile_programs(*args)
 
-    monkeypatch.setattr(attaching, "compile_programs", compile_and_count)
+    monkeypatch.setattr(programs, "compile_programs", compile_and_count)
     for start in range(2):
-        compiled = attaching.compiled_programs(text, [f"-I{bpf_folder()}"], tmp_path / "cache")
+        compiled = programs.compiled_programs(text, (), bpf_folder(), kept_in=tmp_path / "cache")
         assert list(compiled.maps) == ["ring", "runs"]
         maps = attaching._create_maps(compiled)
         program = load_program(Program("count", SOCKET_FILTER, with_values(compiled.functions["count"], maps)))
@@ -209,15 +222,15 @@ def test_a_constant_of_the_boot_reaches_the_kernel_as_it_is_now(tmp_path: Path) 
         pytest.skip(why)
     use_stub_headers(bpf_folder())
     common = (bpf_folder() / "common.bpf.c").read_text()
-    macro = next(line for line in common.splitlines() if line.startswith("#define UAP_AT_BOOT"))
+    macro = next(line for line in common.splitlines() if line.startswith("#define UAP_AT_LOAD"))
     text = f"""
 {macro}
 int difference(struct __sk_buff *skb)
 {{
-	return (int)((UAP_AT_BOOT({BOOT_CONSTANT << 32:#x}) - UAP_AT_BOOT({BOOT_CONSTANT << 32 | 1:#x})) >> 32);
+	return (int)((UAP_AT_LOAD({LOAD_CONSTANT << 32:#x}) - UAP_AT_LOAD({LOAD_CONSTANT << 32 | 1:#x})) >> 32);
 }}
 """
-    compiled = attaching.compiled_programs(text, (), tmp_path / "cache")
+    compiled = programs.compiled_programs(text, (), bpf_folder(), kept_in=tmp_path / "cache")
     for constants in ((5 << 32, 3 << 32), (0xFFFF_8880_0000_0000, 0xFFFF_8870_0000_0000)):
         program = load_program(Program("difference", SOCKET_FILTER, with_values(compiled.functions["difference"], (), constants)))
         assert bpf_programs.run(program) == (constants[0] - constants[1]) >> 32

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,8 @@ import pytest
 from uaptrace.testhost import kernel_sources
 
 TOP = Path(__file__).parents[2]
+WHOLE = "UAPTRACE_MATRIX" in os.environ
+"""``make matrix``: with the rows whose kernels are built or fetched for them alone, which takes longer than CI may."""
 OTHER = "patched-other"
 """The series on the source that this machine's release does not have."""
 
@@ -55,13 +58,17 @@ ROWS = (
         extra=("--page-alloc", "entry", "--pressure", "--faults", "--small-ring", "--commands"),
     ),
     Row("patched-4-level", "patched", 4, extra=("--then-tracepoint",)),
-    Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),
     Row("debian-6.1-5-level", "debian-6.1", 5, extra=("--page-alloc", "count")),
     Row("debian-6.1-4-level", "debian-6.1", 4, extra=("--mechanism", "kprobe")),
     # 1G mappings appear in a guest of 6 GB or more. Booting splits those that the kernel lies in: its address is not left to chance.
     Row("debian-6.12-5-level", "debian-6.12", 5, memory="6G", append=("nokaslr",)),
     Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G", extra=("--page-tables", "bpf"), append=("nokaslr",)),
+    *((Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),) if WHOLE else ()),
 )
+FULL = next(row for row in ROWS if "--commands" in row.extra)
+"""In which everything is tried: the faults, the small ring, the commands."""
+TRACEPOINT = next(row for row in ROWS if "--then-tracepoint" in row.extra)
+"""Traces once more with the tracepoint of the page allocator."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,12 @@ class Run:
         return next(phase for phase in self.result["phases"] if phase["name"] == name)
 
 
-@pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.name)
+def alone(row: Row) -> pytest.MarkDecorator:
+    """All tests of one boot are run in the process that booted it."""
+    return pytest.mark.xdist_group(row.name)
+
+
+@pytest.fixture(scope="session", params=[pytest.param(row, id=row.name, marks=alone(row)) for row in ROWS])
 def run(request: pytest.FixtureRequest) -> Run:
     """What the guest of one row saw. A boot that fails shows the end of its log."""
     return boot_row(request.param)
@@ -88,14 +100,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture(scope="session")
 def full() -> Run:
-    """The row in which everything is tried: the faults, the small ring, the commands."""
-    return boot_row(next(row for row in ROWS if "--faults" in row.extra))
+    return boot_row(FULL)
 
 
 @pytest.fixture(scope="session")
 def tracepoint() -> Run:
-    """The row that traces once more with the tracepoint of the page allocator."""
-    return boot_row(next(row for row in ROWS if "--then-tracepoint" in row.extra))
+    return boot_row(TRACEPOINT)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.conftest import Run
+from tests.vm.conftest import FULL, TRACEPOINT, Run, alone
 from tests.vm.guest import FAULTS
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -147,6 +147,7 @@ def test_no_invariant_is_broken_by_the_right_kernel(run: Run) -> None:
             assert row["checked"] > 0, row
 
 
+@alone(TRACEPOINT)
 def test_the_tracepoint_of_the_page_allocator_sees_requests_and_refills(tracepoint: Run) -> None:
     """``--page-alloc-hook tracepoint``: each request is counted, and the state stays what it is without."""
     phases = {phase["name"]: phase for phase in tracepoint.result["with_tracepoint"]}
@@ -239,6 +240,7 @@ def test_each_fault_is_found_with_the_right_invariant(run: Run) -> None:
         assert all(first["pfn"] > 0 for first in found[bit]["first"] if first["number"] != 1)
 
 
+@alone(FULL)
 def test_a_loss_is_counted_said_and_mended(full: Run) -> None:
     ring = full.result["small_ring"]
     assert ring["exact_at_first"]
@@ -251,6 +253,7 @@ def test_a_loss_is_counted_said_and_mended(full: Run) -> None:
     assert ring["kcore"]["differing_pages"] == 0
 
 
+@alone(FULL)
 def test_the_daemon_is_small_and_has_no_privilege(full: Run) -> None:
     daemon = full.result["commands"]["daemon"]
     assert daemon["CapEff"] == "0000000000000000"
@@ -259,6 +262,7 @@ def test_the_daemon_is_small_and_has_no_privilege(full: Run) -> None:
     assert full.result["commands"]["programs_after_serve"] == []
 
 
+@alone(FULL)
 def test_the_endpoint_and_its_clients_work(full: Run) -> None:
     commands = full.result["commands"]
     for name in ("top", "splits", "map", "audit"):
@@ -275,6 +279,7 @@ def test_the_endpoint_and_its_clients_work(full: Run) -> None:
     assert commands["http_nowhere"]["status"] == 404
 
 
+@alone(FULL)
 def test_hostile_clients_cost_no_event(full: Run) -> None:
     """The endpoint is under attack while the kernel sends: nothing is lost, and an honest client is told."""
     attacked = full.result["commands"]["attacked"]
@@ -285,6 +290,7 @@ def test_hostile_clients_cost_no_event(full: Run) -> None:
     assert 1009 in [process["allocated_pages"] for process in attacked["json"]["processes"]]
 
 
+@alone(FULL)
 def test_ctrl_c_leaves_a_readable_recording_and_no_program(full: Run) -> None:
     commands = full.result["commands"]
     assert commands["record"]["status"] == 0, commands["record"]

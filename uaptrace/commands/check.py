@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import partial
 
 import click
 
@@ -15,16 +16,23 @@ from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.hooks import Need
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
+from uaptrace.loader.program import bpf_folder
+from uaptrace.loader.programs import shipped_with
 from uaptrace.loader.switches import off_now
 
 
 @click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option(
+    "--compile", "fresh", is_flag=True, help="Compile the programs with this host's bcc instead of taking those that come with uaptrace."
+)
 @click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:
+def check(ctx: click.Context, as_json: bool, fresh: bool) -> None:
     """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
-    result = check_host(facts, kcore_error(), tracing_program_error(), load_everything, off_now())
+    shipped = None if fresh else shipped_with(bpf_folder())
+    load = partial(load_everything, fresh=fresh)
+    result = check_host(facts, kcore_error(), tracing_program_error(), load, off_now(), shipped.compiler if shipped else None)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else _text(result))
     ctx.exit(result.status)
 

@@ -37,7 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def tracing_options(command: F) -> F:
-    """--ring-size, --page-alloc-hook, --page-tables and --mechanism, kept for loader_options()."""
+    """--ring-size, --page-alloc-hook, --page-tables, --mechanism and --compile, kept for loader_options()."""
 
     def gather(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         ctx.ensure_object(dict)[param.name] = value
@@ -53,6 +53,8 @@ def tracing_options(command: F) -> F:
                      expose_value=False, callback=gather, help="How the kernel's memory is read."),
         click.option("--mechanism", type=click.Choice(["auto", "fentry", "kprobe"]), default="auto", show_default=True,
                      expose_value=False, callback=gather, help="How to attach."),
+        click.option("--compile", is_flag=True, expose_value=False, callback=gather,
+                     help="Compile the programs with this host's bcc instead of taking those that come with uaptrace."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -68,6 +70,7 @@ def loader_options(ctx: click.Context, auto_hook: PageAllocHook = PageAllocHook.
         page_alloc=auto_hook if page_alloc is PageAllocHook.AUTO else page_alloc,
         mechanism=None if mechanism == "auto" else mechanism,
         page_tables=given.get("page_tables", "auto"),
+        compile=given.get("compile", False),
     )
 
 

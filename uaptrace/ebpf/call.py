@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system call bpf() (man 2 bpf, include/uapi/linux/bpf.h): every other module that makes it comes through here."""
+"""System calls that Python has no function for: bpf() (man 2 bpf, include/uapi/linux/bpf.h) and perf_event_open(). Made only here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 from typing import Any, Final
 
 PROG_TEST_RUN: Final = 10
-_NUMBER: Final = {"x86_64": 321}
+_NUMBERS: Final = {"x86_64": {"perf_event_open": 298, "bpf": 321}}
 
 
 class TestRun(ctypes.Structure):
@@ -36,10 +36,19 @@ class TestRun(ctypes.Structure):
 
 def bpf(command: int, attr: ctypes.Structure) -> int:
     """What the kernel answers, not negative. Raises OSError with its error number. Other threads run meanwhile."""
-    number = _NUMBER.get(platform.machine())
-    if number is None:
-        raise OSError(f"uaptrace does not know the number of bpf() on {platform.machine()}")
-    answer = int(_libc().syscall(number, command, ctypes.byref(attr), ctypes.sizeof(attr)))
+    return _call("bpf", command, ctypes.byref(attr), ctypes.sizeof(attr))
+
+
+def perf_event_open(attr: ctypes.Structure, pid: int, cpu: int, group_fd: int, flags: int) -> int:
+    """Descriptor of the event (man 2 perf_event_open). Raises OSError with the kernel's error number."""
+    return _call("perf_event_open", ctypes.byref(attr), pid, cpu, group_fd, ctypes.c_ulong(flags))
+
+
+def _call(name: str, *arguments: Any) -> int:
+    numbers = _NUMBERS.get(platform.machine())
+    if numbers is None:
+        raise OSError(f"uaptrace does not know the number of {name}() on {platform.machine()}")
+    answer = int(_libc().syscall(numbers[name], *arguments))
     if answer < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

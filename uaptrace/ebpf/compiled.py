@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that were compiled, without what only this moment knows: descriptors of maps, and constants of this boot. Pure."""
+"""Programs that were compiled, without what only this moment knows: descriptors of maps, and constants of this kernel. Pure."""
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 _INSTRUCTION_BYTES: Final = 8
 _LD_IMM64: Final = 0x18
 _PSEUDO_MAP_FD: Final = 1
 """Source register of a BPF_LD | BPF_IMM | BPF_DW whose immediate is a map (include/uapi/linux/bpf.h)."""
-BOOT_CONSTANT: Final = 0x5541505F
-"""Upper half of a constant that stands for one that each boot has anew (UAP_AT_BOOT of bpf/common.bpf.c); the lower half says which."""
+LOAD_CONSTANT: Final = 0x5541505F
+"""Upper half of a constant that stands for one of the running kernel (UAP_AT_LOAD of bpf/common.bpf.c); the lower half says which."""
 
 
 class MapSpec(NamedTuple):
@@ -30,21 +29,26 @@ class MapSpec(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """Maps and instructions by name. An instruction that loads a map has the map's place among ``maps`` in it,
-    and one that loads a constant of the boot has BOOT_CONSTANT and the constant's number."""
+    and one that loads a constant of the kernel has LOAD_CONSTANT and the constant's number."""
 
     maps: Mapping[str, MapSpec]
     functions: Mapping[str, bytes]
 
-    def to_bytes(self) -> bytes:
-        """As JSON, for from_bytes()."""
+    def sized(self, max_entries: Mapping[str, int]) -> Compiled:
+        """The same with maps of other sizes, by their names."""
+        return replace(
+            self, maps={name: spec._replace(max_entries=max_entries.get(name, spec.max_entries)) for name, spec in self.maps.items()}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For from_json()."""
         functions = {name: base64.b64encode(code).decode() for name, code in self.functions.items()}
-        return json.dumps({"maps": dict(self.maps), "functions": functions}).encode()
+        return {"maps": dict(self.maps), "functions": functions}
 
 
-def from_bytes(data: bytes) -> Compiled:
-    """The reverse of Compiled.to_bytes(). ValueError where it is not that."""
+def from_json(held: Any) -> Compiled:
+    """The reverse of Compiled.to_json(). ValueError where it is not that."""
     try:
-        held = json.loads(data)
         maps = {str(name): MapSpec(*(int(word) for word in spec)) for name, spec in held["maps"].items()}
         functions = {str(name): base64.b64decode(code, validate=True) for name, code in held["functions"].items()}
         for code in functions.values():
@@ -61,13 +65,13 @@ def with_places(code: bytes, fds: Sequence[int]) -> bytes:
 
 
 def with_values(code: bytes, fds: Sequence[int], constants: Sequence[int] = ()) -> bytes:
-    """Instructions that the kernel takes: ``fds`` of the maps in their order, and the constants of the boot by their numbers (64 bits).
+    """Instructions that the kernel takes: ``fds`` of the maps in their order, and the constants of the kernel by their numbers (64 bits).
 
     ValueError where the code asks for a constant that there is not.
     """
     patched = bytearray(_with_maps(code, dict(enumerate(fds))))
     for at in _wide_loads(code):
-        if code[at + 1] >> 4 == 0 and int.from_bytes(code[at + 12 : at + 16], "little") == BOOT_CONSTANT:
+        if code[at + 1] >> 4 == 0 and int.from_bytes(code[at + 12 : at + 16], "little") == LOAD_CONSTANT:
             number = int.from_bytes(code[at + 4 : at + 8], "little")
             if number >= len(constants):
                 raise ValueError(f"there is no constant {number}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads and attaches what was planned: programs as an earlier start compiled them, or compiled now."""
+"""Loads and attaches what was planned."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.compiled import Compiled, with_values
+from uaptrace.ebpf.kprobes import attach_kprobe
 from uaptrace.ebpf.objects import FENTRY as FENTRY_TYPE
 from uaptrace.ebpf.objects import (
     FEXIT,
@@ -24,10 +24,8 @@ from uaptrace.ebpf.objects import (
     link_program,
     load_program,
 )
-from uaptrace.loader import cache as program_cache
-from uaptrace.loader.compiler import attach_kprobe, compile_programs, compiler_identity, last_words
 from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
-from uaptrace.loader.program import bpf_folder
+from uaptrace.loader.words import last_words
 from uaptrace.model.hook_status import HookStatus
 
 _SPLIT_HOOKS: Final = ("CPA", "FLUSH_ALL")
@@ -75,7 +73,7 @@ def attach_hooks(
 ) -> Attached:
     """Load and attach every planned hook.
 
-    ``constants``: program.boot_constants(); ``function_id``: BTF id of a function; ``on_split_hooks`` is called once, when the hooks
+    ``constants``: program.load_constants(); ``function_id``: BTF id of a function; ``on_split_hooks`` is called once, when the hooks
     that see splits are live. Raises HooksRefusedError where the kernel refuses any, with nothing left attached.
     """
     maps = _create_maps(compiled)
@@ -137,9 +135,8 @@ def verdict(log: str) -> str:
     return next((line for line in reversed(list(lines)) if line and not line.startswith(_FIGURES)), "")
 
 
-def load_reader(text: str) -> tuple[int, int]:
+def load_reader(compiled: Compiled) -> tuple[int, int]:
     """Load bpf/reader.bpf.c: descriptors of its program and of its window. Raises CannotTraceError."""
-    compiled = compiled_programs(text, ())
     maps = _create_maps(compiled)
     try:
         program = load_program(Program("read_kernel", RAW_TRACEPOINT, with_values(compiled.functions["read_kernel"], maps)))
@@ -147,17 +144,6 @@ def load_reader(text: str) -> tuple[int, int]:
         why = verdict(error.log) or error.strerror
         raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {why}") from None
     return program, maps[list(compiled.maps).index("window")]
-
-
-def compiled_programs(text: str, flags: Sequence[str], kept_in: Path = program_cache.FOLDER) -> Compiled:
-    """The programs of the text, as an earlier start compiled them, or compiled now. Raises CannotTraceError."""
-    headers = sorted(bpf_folder().rglob("*.h"))
-    key = program_cache.cache_key(text, flags, [*compiler_identity(), *(path.read_bytes() for path in headers)])
-    compiled = program_cache.read(key, kept_in)
-    if compiled is None:
-        compiled = compile_programs(text, flags)
-        program_cache.write(key, compiled, kept_in)
-    return compiled
 
 
 def _create_maps(compiled: Compiled) -> list[int]:
@@ -180,12 +166,14 @@ def _parts(
     parts = []
     # Exit first: a call that is entered before its exit is hooked would leave its context behind.
     for is_exit in (True, False) if planned.hook.has_exit else (False,):
+        function = ("exit_" if is_exit else "enter_") + planned.hook.name
+        kind, attach_type, target = KPROBE, 0, 0
         if planned.mechanism == FENTRY:
-            function = ("kretfunc__" if is_exit else "kfunc__") + planned.symbol
             kind, attach_type, target = TRACING, FEXIT if is_exit else FENTRY_TYPE, function_id(planned.symbol)
+        elif planned.mechanism == TRACEPOINT:
+            kind = RAW_TRACEPOINT
         else:
-            function = ("exit_" if is_exit else "enter_") + planned.hook.name
-            kind, attach_type, target = RAW_TRACEPOINT if planned.mechanism == TRACEPOINT else KPROBE, 0, 0
+            function += "_regs"
         name = ("x_" if is_exit else "e_") + planned.hook.name.lower()
         code = with_values(compiled.functions[function], maps, constants)
         parts.append(_Part(planned, is_exit, Program(name, kind, code, attach_type, target)))

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs, so that only the first start on a kernel has to compile.
+"""Programs that this host compiled, so that only its first start has to.
 
-What each boot has anew is not in them (compiled.BOOT_CONSTANT). They may be removed at any time: /var/cache is where they belong.
-What is read here goes into the kernel with root's rights: only a folder and files that nobody but root can have written are used.
+They may be removed at any time: /var/cache is where they belong. What is read here goes into the kernel with root's rights: only a
+folder and files that nobody but root can have written are used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from uaptrace.ebpf.compiled import Compiled, from_bytes
+from uaptrace.ebpf.compiled import Compiled, from_json
 
 FOLDER: Final = Path("/var/cache/uaptrace")
 MAX_FILES: Final = 16
@@ -38,7 +39,7 @@ def read(key: str, folder: Path = FOLDER, owner: int = 0) -> Compiled | None:
             with os.fdopen(fd, "rb") as file:
                 if not _is_trusted(os.fstat(fd), owner):
                     return None
-                return from_bytes(file.read(_MAX_BYTES))
+                return from_json(json.loads(file.read(_MAX_BYTES)))
     except (OSError, ValueError):
         return None
 
@@ -52,7 +53,7 @@ def write(key: str, compiled: Compiled, folder: Path = FOLDER, owner: int = 0) -
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=at)
             try:
                 with os.fdopen(fd, "wb") as file:
-                    file.write(compiled.to_bytes())
+                    file.write(json.dumps(compiled.to_json()).encode())
                 os.replace(temporary, _name(key), src_dir_fd=at, dst_dir_fd=at)
             except OSError:
                 os.unlink(temporary, dir_fd=at)

@@ -21,7 +21,6 @@ from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.parent import LoaderOptions
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
-from uaptrace.loader.program import bpf_folder, use_stub_headers
 from uaptrace.loader.progress import Progress
 from uaptrace.loader.switches import Switch
 
@@ -88,10 +87,11 @@ def check(
     bpf_error: str | None,
     try_hooks: Callable[[HostFacts], tuple[PlannedHook, ...]],
     switches_off: Iterable[Switch] = (),
+    compiler: str | None = None,
 ) -> CheckResult:
     """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
     ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook; ``switches_off``: those by which
-    the kernel calls no program."""
+    the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to."""
     findings = [
         Finding(
             "root",
@@ -106,15 +106,7 @@ def check(
             "/sys/kernel/btf/vmlinux" if facts.has_btf else "no /sys/kernel/btf/vmlinux: types of the kernel are not known",
             "" if facts.has_btf else "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's linux-image-amd64 has it)",
         ),
-        Finding(
-            "bcc",
-            facts.bcc_found,
-            "found" if facts.bcc_found else facts.bcc_reason,
-            ""
-            if facts.bcc_found
-            else "apt-get install python3-bpfcc, and make the virtual environment with /usr/bin/python3 -m venv "
-            "--system-site-packages (the package bcc on PyPI is something else)",
-        ),
+        _programs_finding(facts, compiler),
         Finding(
             "page tables",
             kcore_error is None,
@@ -163,6 +155,20 @@ def check(
     return CheckResult(status, tuple(findings), planned, tried)
 
 
+def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:
+    if compiler is not None:
+        return Finding("compiled programs", True, f"come with uaptrace, by {compiler}")
+    if facts.bcc_found:
+        return Finding("compiled programs", True, "compiled by this host's bcc, and kept in /var/cache/uaptrace")
+    return Finding(
+        "compiled programs",
+        False,
+        f"uaptrace comes without them, and they cannot be compiled here: {facts.bcc_reason}",
+        "apt-get install python3-bpfcc, and make the virtual environment with /usr/bin/python3 -m venv "
+        "--system-site-packages (the package bcc on PyPI is something else)",
+    )
+
+
 def _planned(facts: HostFacts) -> tuple[PlannedHook, ...]:
     """What would be tried."""
     try:
@@ -181,23 +187,25 @@ def _switches_finding(planned: Iterable[PlannedHook], switches_off: Iterable[Swi
     return Finding("kernel switches", False, f"the kernel calls no program: {', '.join(paths)} is 0", mend, fatal=False)
 
 
-def load_everything(facts: HostFacts) -> tuple[PlannedHook, ...]:
-    """Load each program that a command may want, attach none, and say what became of each hook. Raises CannotTraceError."""
-    folder = bpf_folder()
-    use_stub_headers(folder)
+def load_everything(facts: HostFacts, *, fresh: bool = False) -> tuple[PlannedHook, ...]:
+    """Load each program that a command may want, attach none, and say what became of each hook. ``fresh``: LoaderOptions.compile.
+
+    Raises CannotTraceError.
+    """
+    # The hook that audit takes is among what has to load where there is something to audit.
+    page_alloc = PageAllocHook.ENTRY if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
+    options = LoaderOptions(page_alloc=page_alloc, compile=fresh)
     with contextlib.ExitStack() as opened:
         kcore = None
         with contextlib.suppress(OSError):
             kcore = os.open("/proc/kcore", os.O_RDONLY)
             opened.callback(os.close, kcore)
-        memory, reader = open_memory("auto", kcore, folder)
+        memory, reader = open_memory(options, kcore)
         for fd in reader.values():
             opened.callback(os.close, fd)
         btf = opened.enter_context(KernelBtf())
         constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
-        # The hook that audit takes is among what has to load where there is something to audit.
-        page_alloc = PageAllocHook.ENTRY if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
-        return load_accepted(LoaderOptions(page_alloc=page_alloc), facts, constants, btf, load_hooks, Progress("loader"))[0]
+        return load_accepted(options, facts, constants, btf, load_hooks, Progress("loader"))[0]
 
 
 def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader child does: reads constants, plans, compiles, attaches."""
+"""What the loader child does: reads constants, plans, loads, attaches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from uaptrace.loader.hooks import SERIES_SYMBOL
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.plan import wanted_symbols
-from uaptrace.loader.program import bpf_folder, use_stub_headers
 
 if TYPE_CHECKING:
     from uaptrace.loader.parent import LoaderOptions
@@ -36,9 +35,7 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
     say("symbols read")
     files = _open_files()
-    folder = bpf_folder()
-    use_stub_headers(folder)
-    memory, reader = open_memory(options.page_tables, files.get("kcore"), folder)
+    memory, reader = open_memory(options, files.get("kcore"))
     files.update(reader)
     with KernelBtf() as btf:
         constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)

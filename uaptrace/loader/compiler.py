@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles with bcc, and attaches kprobes with its library. The only module that imports it, and only when it is needed."""
+"""Compiles with bcc. The only module that imports it, and only when it is needed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, Final
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.compiled import Compiled, MapSpec, with_places
 from uaptrace.ebpf.information import object_info
+from uaptrace.loader.words import last_words
 
 _COMPILER_FLAGS: Final = ("-g0", "-O1")
 """Neither debugging information nor the last optimisation is worth a third of the time that compiling takes."""
@@ -30,6 +31,11 @@ def compiler_identity() -> list[bytes]:
     folder = Path(spec.origin).parent
     version = folder / "version.py"
     return [str(folder).encode(), version.read_bytes() if version.exists() else b"", *(flag.encode() for flag in _COMPILER_FLAGS)]
+
+
+def bcc_version() -> str:
+    """Raises CannotTraceError where there is none."""
+    return str(_bcc().__version__)
 
 
 def compile_programs(text: str, flags: Sequence[str]) -> Compiled:
@@ -59,17 +65,6 @@ def compile_programs(text: str, flags: Sequence[str]) -> Compiled:
     compiled = Compiled({name.decode(): _map_spec(fd) for name, fd in zip(names, fds, strict=True)}, functions)
     programs.cleanup()
     return compiled
-
-
-def attach_kprobe(program_fd: int, symbol: str, *, is_exit: bool) -> int:
-    """Descriptor of the perf event. Raises OSError with what bcc said."""
-    lib = _bcc().libbcc.lib
-    event = ("r_" if is_exit else "p_") + "uaptrace_" + symbol
-    with _quiet_stderr() as complaints:
-        fd = int(lib.bpf_attach_kprobe(program_fd, int(is_exit), event.encode(), symbol.encode(), 0, 0))
-        if fd < 0:
-            raise OSError(ctypes.get_errno(), complaints() or f"cannot attach a kprobe to {symbol}")
-    return fd
 
 
 def _bcc() -> Any:
@@ -107,11 +102,3 @@ def _quiet_stderr() -> Iterator[Callable[[], str]]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(catcher)
-
-
-def last_words(text: str) -> str:
-    """Of what a compiler or a verifier said, the lines that tell why; more of them with UAPTRACE_LOADER_LOG set."""
-    lines = text.strip("\0 \n").splitlines()
-    if os.environ.get("UAPTRACE_LOADER_LOG"):
-        return "\n".join(lines[-12:])
-    return "; ".join(line.strip() for line in lines if "error" in line.lower())[:500] or "; ".join(lines[-3:])

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans, compiles and loads: again without what the kernel refuses, until it takes the rest."""
+"""Plans and loads: again without what the kernel refuses, until it takes the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.compiled import Compiled
 from uaptrace.kernel.memory import Kcore, KernelMemory
-from uaptrace.loader.attaching import HooksRefusedError, compiled_programs, load_reader
+from uaptrace.loader.attaching import HooksRefusedError, load_reader
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
-from uaptrace.loader.program import KernelConstants, boot_constants, bpf_folder, compiler_flags, program_text
+from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
+from uaptrace.loader.programs import compiled_programs
 
 if TYPE_CHECKING:
     from uaptrace.loader.parent import LoaderOptions
@@ -24,18 +24,19 @@ Use = Callable[[Compiled, Sequence[int], Sequence[PlannedHook], Callable[[str], 
 """attach_hooks() or load_hooks()."""
 
 
-def open_memory(page_tables: str, kcore_fd: int | None, folder: Path) -> tuple[KernelMemory, dict[str, int]]:
-    """Kernel memory as LoaderOptions.page_tables says, and the descriptors ``reader`` and ``window`` where a program reads it.
+def open_memory(options: LoaderOptions, kcore_fd: int | None) -> tuple[KernelMemory, dict[str, int]]:
+    """Kernel memory as ``options`` say, and the descriptors ``reader`` and ``window`` where a program reads it.
 
     ``kcore_fd``: None where it cannot be opened. Raises CannotTraceError.
     """
-    if page_tables == "kcore" and kcore_fd is None:
+    if options.page_tables == "kcore" and kcore_fd is None:
         raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
-    if page_tables != "bpf" and kcore_fd is not None:
+    if options.page_tables != "bpf" and kcore_fd is not None:
         return Kcore(kcore_fd), {}
     from uaptrace.ebpf.memory import BpfMemory
 
-    reader, window = load_reader((folder / "reader.bpf.c").read_text())
+    folder = bpf_folder()
+    reader, window = load_reader(compiled_programs(reader_text(folder), (), folder, fresh=options.compile))
     return BpfMemory(reader, window), {"reader": reader, "window": window}
 
 
@@ -47,6 +48,9 @@ def load_accepted(
     A hook that is refused is tried by the next mechanism, and left out when there is none. Raises CannotTraceError.
     """
     folder = bpf_folder()
+    compiled = compiled_programs(program_text(folder), compiler_flags(), folder, fresh=options.compile)
+    compiled = compiled.sized(map_sizes(ring_bytes=options.ring_bytes, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks))
+    say("compiled")
     refused: dict[str, list[str]] = {}
     while True:
         plan = plan_hooks(
@@ -58,13 +62,8 @@ def load_accepted(
             knows_flag=bool(constants.gfp_unmapped),
             refused=refused,
         )
-        flags = compiler_flags(
-            constants, plan, folder, ring_pages=options.ring_bytes // 4096, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks
-        )
-        compiled = compiled_programs(program_text(folder), flags)
-        say("compiled")
         try:
-            return plan, use(compiled, boot_constants(constants), plan, btf.function_id)
+            return plan, use(compiled, load_constants(constants), plan, btf.function_id)
         except HooksRefusedError as error:
             for hook, why in error.refusals.items():
                 say(f"{hook}: {error.logs.get(hook) or why}")

@@ -45,6 +45,8 @@ class LoaderOptions:
     max_tasks: int = 8192
     page_tables: str = "auto"
     """How kernel memory is read: kcore, bpf, or auto: kcore where there is one."""
+    compile: bool = False
+    """By this host's bcc, instead of as the programs are shipped."""
 
 
 @dataclass(frozen=True, slots=True)

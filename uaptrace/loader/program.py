@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the BPF C sources together into one text for bcc, with what was read from this kernel as definitions."""
+"""Puts the BPF C sources together into one text for bcc, the same for every kernel; what differs is put in when it is loaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from uaptrace.ebpf.compiled import BOOT_CONSTANT
-from uaptrace.loader.plan import PlannedHook
+from uaptrace.ebpf.compiled import LOAD_CONSTANT
 
 SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shrinker")
 """The order matters: each may use what stands before it."""
@@ -19,7 +17,7 @@ SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shr
 
 @dataclass(frozen=True, slots=True)
 class KernelConstants:
-    """Values of the running kernel that the programs are compiled with. Addresses are virtual, offsets in bytes."""
+    """Values of the running kernel that are put into the programs when they are loaded. Addresses are virtual, offsets in bytes."""
 
     page_offset: int
     direct_map_size: int
@@ -45,13 +43,14 @@ class KernelConstants:
     task_start_time: int
 
 
-BOOT_CONSTANTS: Final = ("page_offset", "direct_map_size", "vmemmap", "init_pgd", "phys_base")
-"""Those that address space randomisation makes anew for each boot. They are put in when the programs are loaded."""
+def load_constants(constants: KernelConstants) -> tuple[int, ...]:
+    """Their values by their numbers, for with_values()."""
+    return astuple(constants)
 
 
-def boot_constants(constants: KernelConstants) -> tuple[int, ...]:
-    """Their values, for with_values()."""
-    return tuple(getattr(constants, name) for name in BOOT_CONSTANTS)
+def map_sizes(*, ring_bytes: int, nr_cpus: int, max_tasks: int) -> dict[str, int]:
+    """Entries of the maps whose size is the loader's to say, for Compiled.sized(). A ring's are its bytes."""
+    return {"ring": ring_bytes, "counters": nr_cpus, "tasks": max_tasks}
 
 
 def bpf_folder() -> Path:
@@ -72,22 +71,15 @@ def program_text(folder: Path) -> str:
     return "".join(parts)
 
 
-def compiler_flags(
-    constants: KernelConstants, plan: Iterable[PlannedHook], folder: Path, *, ring_pages: int, nr_cpus: int, max_tasks: int
-) -> list[str]:
-    """-D and -I flags for ``program_text``: nothing in them changes from boot to boot."""
-    flags = [f"-I{folder}", f"-DUAP_RING_PAGES={ring_pages}", f"-DUAP_NR_CPUS={nr_cpus}", f"-DUAP_MAX_TASKS={max_tasks}"]
-    for constant in fields(constants):
-        if constant.name in BOOT_CONSTANTS:
-            value = f"UAP_AT_BOOT({BOOT_CONSTANT << 32 | BOOT_CONSTANTS.index(constant.name):#x})"
-        else:
-            # LEVELS is compared by the preprocessor, which takes no suffix it may not know.
-            value = f"{getattr(constants, constant.name)}{'' if constant.name == 'levels' else 'ULL'}"
-        flags.append(f"-DUAP_{constant.name.upper()}={value}")
-    for planned in plan:
-        flags.append(f"-DUAP_HOOK_{planned.hook.name}={planned.mechanism.upper()}")
-        flags.append(f"-DUAP_SYMBOL_{planned.hook.name}={planned.symbol or planned.hook.symbols[-1]}")
-    return flags
+def reader_text(folder: Path) -> str:
+    """The program that reads kernel memory where there is no /proc/kcore. It has no constants."""
+    return (folder / "reader.bpf.c").read_text()
+
+
+def compiler_flags() -> tuple[str, ...]:
+    """-D flags for ``program_text``: the number of each constant, and nothing that is this machine's."""
+    numbers = enumerate(constant.name.upper() for constant in fields(KernelConstants))
+    return tuple(f"-DUAP_{name}=UAP_AT_LOAD({LOAD_CONSTANT << 32 | number:#x})" for number, name in numbers)
 
 
 def use_stub_headers(folder: Path) -> None:
