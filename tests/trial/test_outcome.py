@@ -115,6 +115,14 @@ def test_long_names_do_not_break_the_table() -> None:
     assert max(map(len, to_text(made).splitlines())) <= COLUMNS
 
 
+def test_kernels_that_differ_by_an_argument_have_different_heads() -> None:
+    labels = ("patched+unmapped_alloc_fault=0x1", "patched+unmapped_alloc_fault=0x2")
+    kernels = tuple(dataclasses.replace(kernel, label=label) for kernel, label in zip(plan().kernels, labels, strict=True))
+    text = to_text(judge(dataclasses.replace(plan(), kernels=kernels), ended(), []))
+    assert ".._fault=0x1" in text
+    assert ".._fault=0x2" in text
+
+
 def test_json_has_every_figure_of_every_row() -> None:
     said = json.loads(json.dumps(to_json(outcome()), allow_nan=False))
     assert said["status"] == 0

@@ -90,7 +90,8 @@ def _cut(text: str) -> str:
 
 def _short(label: str) -> str:
     label = plain(label)
-    return label if len(label) < _VALUE else label[: _VALUE - 3] + ".."
+    # Of two kernels that differ by an argument, the end tells which is which.
+    return label if len(label) < _VALUE else ".." + label[3 - _VALUE :]
 
 
 def _table(baseline: KernelOutcome, kernel: KernelOutcome) -> list[str]:
