@@ -18,6 +18,8 @@ import pytest
 from uaptrace.testhost import kernel_sources
 
 TOP = Path(__file__).parents[2]
+WHOLE_MATRIX = "UAPTRACE_MATRIX" in os.environ
+"""``make matrix``: also what CI has no time for."""
 OTHER = "patched-other"
 """The series on the source that this machine's release does not have."""
 
@@ -66,7 +68,7 @@ MORE_ROWS = (
     Row("debian-7.3-5-level", "debian-7.3", 5, memory="6G", append=("nokaslr",)),
     Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),
 )
-"""``make matrix`` boots these too: CI has no time for them."""
+"""``make matrix`` boots these too."""
 FULL = next(row for row in ROWS if "--commands" in row.extra)
 """In which everything is tried: the faults, the small ring, the commands."""
 TRACEPOINT = next(row for row in ROWS if "--then-tracepoint" in row.extra)
@@ -89,7 +91,7 @@ class Run:
         return next(phase for phase in self.result["phases"] if phase["name"] == name)
 
 
-BOOTED = (*ROWS, *MORE_ROWS) if "UAPTRACE_MATRIX" in os.environ else ROWS
+BOOTED = (*ROWS, *MORE_ROWS) if WHOLE_MATRIX else ROWS
 
 
 def alone(row: Row) -> pytest.MarkDecorator:
