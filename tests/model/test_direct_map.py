@@ -197,6 +197,10 @@ def assert_equal(ours: DirectMap, naive: NaiveMap) -> None:
     assert view.absent_bytes == (len(naive.absent) + 512 * len(naive.large_absent)) * PAGE_SIZE
     assert view.nr_regions_touched == len({p // 512 for p in naive.absent} | naive.large_absent)
     assert view.nr_regions_split == len(split)
+    large = count[M2] + count[G1] // PAGES_PER_2M
+    assert view.nr_entries == large + len(split) * 512 - len(naive.absent) - len(naive.holes)
+    assert view.nr_entries_unsplit == large + len(split)
+    assert view.page_table_bytes == len(split) * PAGE_SIZE
     missing = {p // 512 for p in naive.absent | naive.holes}
     assert view.nr_regions_stranded == sum(1 for r in split if r in naive.touched and r not in missing)
     run = best = 0

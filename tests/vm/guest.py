@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -89,6 +90,14 @@ def kernel_says() -> dict[str, Any]:
     }
 
 
+def entries_in_dump(text: str) -> int:
+    """Present entries of the direct map in the kernel's dump: lines of its section that have attributes."""
+    (section,) = re.findall(r"^---\[ Low Kernel Mapping \]---$(.*?)^---\[", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^0x(\w+)-0x(\w+)\s+\w+ +(?=\w).*\b(pud|pmd|pte)$", section, re.MULTILINE)
+    sizes = {"pud": 1 << 30, "pmd": 2 << 20, "pte": 4096}
+    return sum((int(end, 16) - int(start, 16)) // sizes[level] for start, end, level in found)
+
+
 class Guest:
     """One live session, and what it saw in each phase. Runs as root: the workloads and the kernel's own files need it."""
 
@@ -121,6 +130,7 @@ class Guest:
         seen["kcore"] = fresh.to_json()
         if PTDUMP.exists():
             seen["ptdump"] = map_verdict(self.session, "ptdump").to_json()
+            seen["entries_in_dump"] = entries_in_dump(PTDUMP.read_text())
         snapshot = self.session.finish()
         seen["kernel_after"] = kernel_says()
         seen["after"] = snapshot_to_json(snapshot)

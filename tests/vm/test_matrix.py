@@ -57,6 +57,7 @@ def test_no_page_differs_from_the_kernels_own_dump(run: Run) -> None:
     assert len(phases) == len(run.result["phases"])
     for phase in phases:
         assert phase["ptdump"]["differing_pages"] == 0, (phase["name"], phase["ptdump"])
+        assert phase["after"]["direct_map"]["entries"] == phase["entries_in_dump"] > 1000, phase["name"]
 
 
 def test_the_state_is_exact_and_nothing_was_lost(run: Run) -> None:

@@ -157,6 +157,7 @@ def _direct_map(view: DirectMapView) -> Iterator[Metric]:
     yield _gauge(
         "direct_map_stranded_regions", "2M regions that are all present again but still mapped by 4K entries.", view.nr_regions_stranded
     )
+    yield _gauge("direct_map_entries", "Present entries of all sizes: so many of the TLB cover all that is mapped.", view.nr_entries)
 
 
 def _splits(view: SplitsView, blind: Set[str]) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
+from uaptrace.abi.units import LEVELS, PAGE_SIZE, PAGES_PER_2M, Level, pages_to_bytes
 from uaptrace.model.hook_status import HookStatus
 
 
@@ -162,6 +162,25 @@ class DirectMapView:
     @property
     def total_bytes(self) -> int:
         return sum(self.present_bytes.values()) + self.absent_bytes
+
+    def nr_present(self, level: Level) -> int:
+        """Present entries of that size."""
+        return self.present_bytes[level] // pages_to_bytes(level.nr_pages)
+
+    @property
+    def nr_entries(self) -> int:
+        """Present entries of all sizes: with so many in the TLB, all that is mapped is within reach."""
+        return sum(map(self.nr_present, LEVELS))
+
+    @property
+    def nr_entries_unsplit(self) -> int:
+        """As many if each 2M region in 4K entries were one of 2M, its absent pages included. 1G mappings that were split stay so."""
+        return self.nr_present(Level.G1) + self.nr_present(Level.M2) + self.nr_regions_split
+
+    @property
+    def page_table_bytes(self) -> int:
+        """Page tables of 4K entries: one page for each 2M region that has them."""
+        return self.nr_regions_split * PAGE_SIZE
 
     @property
     def absent_pages_per_touched_region(self) -> float | None:

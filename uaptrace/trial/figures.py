@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uaptrace.abi.units import LEVELS, PAGE_SIZE, Level, pages_to_bytes
+from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Cause, Snapshot
 
 SPLIT_LEVELS: Final = (Level.M2, Level.G1)
@@ -48,15 +48,7 @@ def _split(level: Level) -> Callable[[Seen], float]:
 
 
 def _left(level: Level) -> Callable[[Seen], float]:
-    return lambda seen: _mappings(seen.snapshot, level)
-
-
-def _entries(seen: Seen) -> float:
-    return sum(_mappings(seen.snapshot, level) for level in LEVELS)
-
-
-def _mappings(snapshot: Snapshot, level: Level) -> int:
-    return snapshot.direct_map.present_bytes[level] // pages_to_bytes(level.nr_pages)
+    return lambda seen: seen.snapshot.direct_map.nr_present(level)
 
 
 def _calls(*counters: str) -> Callable[[Seen], float | None]:
@@ -81,9 +73,9 @@ FIGURES: Final = (
     Figure("splits.unexplained", "splits that no event explains", True, lambda seen: sum(seen.snapshot.splits.unexplained.values())),
     Figure("left.2m", "2M mappings left", False, _left(Level.M2)),
     Figure("left.1g", "1G mappings left", False, _left(Level.G1)),
-    Figure("left.entries", "TLB entries to cover the map", True, _entries),
+    Figure("left.entries", "TLB entries to cover the map", True, lambda seen: seen.snapshot.direct_map.nr_entries),
     Figure("left.stranded", "2M regions whole again, still 4K", True, lambda seen: seen.snapshot.direct_map.nr_regions_stranded),
-    Figure("left.page_table_bytes", "bytes of 4K page tables", True, lambda seen: seen.snapshot.direct_map.nr_regions_split * PAGE_SIZE),
+    Figure("left.page_table_bytes", "bytes of 4K page tables", True, lambda seen: seen.snapshot.direct_map.page_table_bytes),
     Figure("calls.set_direct_map", "calls of set_direct_map_*()", True, _calls("set_invalid", "set_default")),
     Figure("calls.change_page_attr", "calls of change_page_attr", True, _calls("cpa")),
     Figure("cache.hits", "requests that the cache served", None, _cache(lambda cache: cache.hits)),

@@ -381,6 +381,8 @@ class MapPane(Widget, can_focus=True):
             ("  stranded", words.number(view.nr_regions_stranded)),
             ("absent pages per touched", f"{each:.1f}" if each is not None else words.UNKNOWN),
             ("largest intact run", words.size(view.largest_intact_bytes)),
+            ("TLB entries to cover it", words.number(view.nr_entries)),
+            ("  with no 2M split", words.number(view.nr_entries_unsplit)),
         ]
         out = [line(f"{name:<26}{value:>{width - 26}}") for name, value in facts]
         out += [(), line(("arrows move   z, x zoom in, out", "dim")), line(("n next absence", "dim"))]
