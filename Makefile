@@ -15,7 +15,7 @@ ONCE ?=
 PYTEST_ARGS ?=
 # Tests that `make test` runs at a time: two guests keep two processors busy.
 WORKERS ?= 2
-PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: setup packages run test matrix check lint bench pictures deb test-package clean
 

@@ -94,25 +94,15 @@ class Run:
 BOOTED = (*ROWS, *MORE_ROWS) if WHOLE_MATRIX else ROWS
 
 
-def alone(row: Row) -> pytest.MarkDecorator:
-    """All tests of one boot are run in the process that booted it."""
-    return pytest.mark.xdist_group(row.name)
+def only(row: Row) -> pytest.MarkDecorator:
+    """For a test of what one row alone has."""
+    return pytest.mark.parametrize("run", [row], ids=[row.name], indirect=True)
 
 
-@pytest.fixture(scope="session", params=[pytest.param(row, id=row.name, marks=alone(row)) for row in BOOTED])
+@pytest.fixture(scope="session", params=BOOTED, ids=lambda row: row.name)
 def run(request: pytest.FixtureRequest) -> Run:
     """What the guest of one row saw. A boot that fails shows the end of its log."""
     return boot_row(request.param)
-
-
-@pytest.fixture(scope="session")
-def full() -> Run:
-    return boot_row(FULL)
-
-
-@pytest.fixture(scope="session")
-def tracepoint() -> Run:
-    return boot_row(TRACEPOINT)
 
 
 @cache

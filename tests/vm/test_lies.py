@@ -67,7 +67,7 @@ def said() -> dict[str, Any]:
     for old in (out, wanted):
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as sockets, plugging(monitor := Path(sockets, "monitor"), wanted):
-        command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", "600"]
+        command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", "1500"]
         command += [f"--qemu-opts=-m 2G,slots=1,maxmem=4G -qmp unix:{monitor},server=on,wait=off"]
         command += ["--", "env", f"{PLUG_VARIABLE}={wanted}", sys.executable, "-m", "tests.vm.lies", str(out)]
         command += ["--mechanism", "kprobe", "--mechanism", "fentry"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.conftest import FULL, TRACEPOINT, Run, alone
+from tests.vm.conftest import FULL, TRACEPOINT, Run, only
 from tests.vm.guest import FAULTS
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -148,10 +148,10 @@ def test_no_invariant_is_broken_by_the_right_kernel(run: Run) -> None:
             assert row["checked"] > 0, row
 
 
-@alone(TRACEPOINT)
-def test_the_tracepoint_of_the_page_allocator_sees_requests_and_refills(tracepoint: Run) -> None:
+@only(TRACEPOINT)
+def test_the_tracepoint_of_the_page_allocator_sees_requests_and_refills(run: Run) -> None:
     """``--page-alloc-hook tracepoint``: each request is counted, and the state stays what it is without."""
-    phases = {phase["name"]: phase for phase in tracepoint.result["with_tracepoint"]}
+    phases = {phase["name"]: phase for phase in run.result["with_tracepoint"]}
     for name, phase in phases.items():
         assert phase["kcore"]["differing_pages"] == phase["ptdump"]["differing_pages"] == 0, name
         assert phase["after"]["exact"], phase["after"].get("reasons")
@@ -241,9 +241,9 @@ def test_each_fault_is_found_with_the_right_invariant(run: Run) -> None:
         assert all(first["pfn"] > 0 for first in found[bit]["first"] if first["number"] != 1)
 
 
-@alone(FULL)
-def test_a_loss_is_counted_said_and_mended(full: Run) -> None:
-    ring = full.result["small_ring"]
+@only(FULL)
+def test_a_loss_is_counted_said_and_mended(run: Run) -> None:
+    ring = run.result["small_ring"]
     assert ring["exact_at_first"]
     assert ring["lost_in_kernel"] > 1000
     assert ring["lost"] >= ring["lost_in_kernel"]
@@ -254,18 +254,18 @@ def test_a_loss_is_counted_said_and_mended(full: Run) -> None:
     assert ring["kcore"]["differing_pages"] == 0
 
 
-@alone(FULL)
-def test_the_daemon_is_small_and_has_no_privilege(full: Run) -> None:
-    daemon = full.result["commands"]["daemon"]
+@only(FULL)
+def test_the_daemon_is_small_and_has_no_privilege(run: Run) -> None:
+    daemon = run.result["commands"]["daemon"]
     assert daemon["CapEff"] == "0000000000000000"
     assert int(daemon["VmRSS"].split()[0]) < 60 * 1024, daemon
     assert daemon["status_after_sigterm"] == 0
-    assert full.result["commands"]["programs_after_serve"] == []
+    assert run.result["commands"]["programs_after_serve"] == []
 
 
-@alone(FULL)
-def test_the_endpoint_and_its_clients_work(full: Run) -> None:
-    commands = full.result["commands"]
+@only(FULL)
+def test_the_endpoint_and_its_clients_work(run: Run) -> None:
+    commands = run.result["commands"]
     for name in ("top", "splits", "map", "audit"):
         assert commands[name]["status"] == 0, commands[name]["stderr"]
     assert commands["top"]["json"]["exact"]
@@ -280,10 +280,10 @@ def test_the_endpoint_and_its_clients_work(full: Run) -> None:
     assert commands["http_nowhere"]["status"] == 404
 
 
-@alone(FULL)
-def test_hostile_clients_cost_no_event(full: Run) -> None:
+@only(FULL)
+def test_hostile_clients_cost_no_event(run: Run) -> None:
     """The endpoint is under attack while the kernel sends: nothing is lost, and an honest client is told."""
-    attacked = full.result["commands"]["attacked"]
+    attacked = run.result["commands"]["attacked"]
     assert attacked["attacks"] >= 4
     assert attacked["status"] == 0, attacked["stderr"]
     assert attacked["json"]["lost"] == 0
@@ -291,9 +291,9 @@ def test_hostile_clients_cost_no_event(full: Run) -> None:
     assert 1009 in [process["allocated_pages"] for process in attacked["json"]["processes"]]
 
 
-@alone(FULL)
-def test_ctrl_c_leaves_a_readable_recording_and_no_program(full: Run) -> None:
-    commands = full.result["commands"]
+@only(FULL)
+def test_ctrl_c_leaves_a_readable_recording_and_no_program(run: Run) -> None:
+    commands = run.result["commands"]
     assert commands["record"]["status"] == 0, commands["record"]
     assert commands["replay"]["status"] == 0, commands["replay"]
     assert 127 in [process["allocated_pages"] for process in commands["replay"]["json"]["processes"]]
