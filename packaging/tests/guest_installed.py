@@ -6,6 +6,7 @@ Needs nothing but Python: uaptrace is the package's.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -54,7 +55,12 @@ def privileges(unit: str) -> dict[str, str]:
 
 
 def main() -> None:
-    seen: dict[str, Any] = {"check": run("uaptrace", "check"), "man": len(list(Path("/usr/share/man/man1").glob("uaptrace*.gz")))}
+    compiler = importlib.util.find_spec("bcc")
+    seen: dict[str, Any] = {
+        "compiler": compiler and compiler.origin,
+        "check": run("uaptrace", "check"),
+        "man": len(list(Path("/usr/share/man/man1").glob("uaptrace*.gz"))),
+    }
     seen["enable"] = run("systemctl", "enable", "--now", "uaptrace")
     seen["status_text"] = show("uaptrace", "StatusText")
     seen["user"] = run("id", "-u", "uaptrace")["stdout"].strip()

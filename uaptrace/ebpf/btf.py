@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Types of the running kernel, out of /sys/kernel/btf/vmlinux, by libbpf.
 
-libbpf comes with bcc's own library (Debian: libbpfcc depends on libbpf1) and reads a kernel's BTF in milliseconds.
+libbpf (Debian: libbpf1) reads a kernel's BTF in milliseconds.
 Format: Documentation/bpf/btf.rst. Used in the loader and in ``uaptrace check`` only.
 """
 

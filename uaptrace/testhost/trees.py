@@ -19,7 +19,7 @@ from .host import CACHE, locked, need, note, own_mounts, run
 
 RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 PACKAGES: Final = ("python3", "python3-bpfcc", "python3-venv", "libbpf1", "kmod")
-"""What the README asks a machine to have, and modprobe for the workload."""
+"""What the README asks a machine to have, its compiler for ``--compile``, and modprobe for the workload."""
 SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps man-db"
 """What such a tree needs to boot as a host of its own."""
 VENV: Final = "opt/uaptrace"
@@ -106,7 +106,8 @@ def system_tree(package: Path, checkout: Path, root: Path) -> Path:
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    for command in ("update", f"install --no-install-recommends {SYSTEM_PACKAGES} /root/uaptrace.deb"):
+    # Nobody who installs the package has to have the compiler.
+    for command in ("update", "purge python3-bpfcc libbpfcc", f"install --no-install-recommends {SYSTEM_PACKAGES} /root/uaptrace.deb"):
         _in_tree(root, ["sh", "-c", f"DEBIAN_FRONTEND=noninteractive apt-get -q -y {command} >&2"])
     policy.unlink()
     (root / "root/uaptrace.deb").unlink()
