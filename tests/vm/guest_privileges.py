@@ -53,7 +53,7 @@ ROWS = (
     Row("serve", ("serve", "--listen", "127.0.0.1:9970", "--ready-file", READY), port=9970),
     Row(
         "serve for another user's folder",
-        ("serve", "--web.config.file", WEB_CONFIG, "--mechanism", "kprobe", "--ring-size", "1M", "--ready-file", READY),
+        ("serve", "--web.config.file", WEB_CONFIG, "--mechanism", "kprobe", "--ring-size", "1M", "--compile", "--ready-file", READY),
         THEIRS,
         port=9970,
     ),
@@ -69,7 +69,7 @@ ROWS = (
     ),
     Row(
         "top on a screen",
-        ("top", "--ring-size", "1M", "--page-tables", "bpf", "--mechanism", "kprobe", "--ready-file", READY),
+        ("top", "--ring-size", "1M", "--page-tables", "bpf", "--mechanism", "kprobe", "--compile", "--ready-file", READY),
         THEIRS,
         screen=True,
     ),
