@@ -22,7 +22,7 @@ _KITTY: Final = re.compile(rb"\x1b\[([<>])\d*u")
 ORDINARY: Final = frozenset({7, 25})
 """Modes that are on in a terminal that nobody has touched: lines wrap, and the cursor shows."""
 ALTERNATE_SCREEN: Final = 1049
-TIMEOUT_S: Final = 30.0
+TIMEOUT_S: Final = 300.0
 
 
 class Terminal:

@@ -20,7 +20,7 @@ from uaptrace.model.updates import Update
 from uaptrace.session.loop import Session, TracingEndedError
 from uaptrace.tui.feed import FeedEndedError
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 @pytest.fixture

@@ -331,7 +331,7 @@ def commands(work: Path) -> dict[str, Any]:
         for path in ("metrics", "readyz", "healthz", "nowhere"):
             out[f"http_{path}"] = get(f"http://127.0.0.1:9970/{path}")
         daemon.terminate()
-        out["daemon"]["status_after_sigterm"] = daemon.wait(30)
+        out["daemon"]["status_after_sigterm"] = daemon.wait(120)
     out["programs_after_serve"] = programs()
     ready.unlink()
     with subprocess.Popen(
@@ -340,7 +340,7 @@ def commands(work: Path) -> dict[str, Any]:
         wait_for(ready, recorder)
         subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "127"], check=True, stdout=subprocess.PIPE)
         recorder.send_signal(2)
-        out["record"] = {"status": recorder.wait(30), "stderr": recorder.stderr.read() if recorder.stderr else ""}
+        out["record"] = {"status": recorder.wait(120), "stderr": recorder.stderr.read() if recorder.stderr else ""}
     done = subprocess.run([UAPTRACE, "top", "--once", "--json", "--replay", str(recording)], capture_output=True, text=True, check=False)
     out["replay"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
     out["programs_after_record"] = programs()

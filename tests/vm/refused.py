@@ -56,7 +56,7 @@ def served(folder: Path) -> dict[str, Any]:
         wait_for(ready, daemon)
         found = {path: get(f"http://127.0.0.1:{PORT}/{path}") for path in ("metrics", "readyz")}
         daemon.terminate()
-        found["status"] = {"status": daemon.wait(30)}
+        found["status"] = {"status": daemon.wait(120)}
     return found
 
 
