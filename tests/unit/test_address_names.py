@@ -18,6 +18,7 @@ class Host:
     def __init__(self) -> None:
         self.functions = {KERNEL: "vmalloc"}
         self.modules: dict[str, int] = {}
+        self.programs: dict[str, int] = {}
         self.kallsyms_reads = self.modules_reads = 0
         self.names = AddressNames(self.kallsyms, self.proc_modules)
 
@@ -25,6 +26,7 @@ class Host:
         self.kallsyms_reads += 1
         lines = [f"{address:016x} T {name}\n" for address, name in self.functions.items()]
         lines += [f"{address:016x} t init_{name}\t[{name}]\n" for name, address in self.modules.items()]
+        lines += [f"{address:016x} t {name}\t[bpf]\n" for name, address in self.programs.items()]
         return "".join(lines).encode()
 
     def proc_modules(self) -> bytes:
@@ -71,6 +73,40 @@ def test_another_module_at_the_same_address_has_its_own_name() -> None:
     assert host.names.new(2 * MODULES_INTERVAL_NS) == {}, "what was seen keeps the name that it had"
     host.modules = {"third": MODULE}
     assert host.names.new(3 * MODULES_INTERVAL_NS) == {MODULE + 3: "init_third+0x3 [third]"}
+
+
+def test_a_host_that_loads_modules_all_day_costs_no_reading_of_all_symbols() -> None:
+    """Each stack has a BPF program's name, ours, and one address of a module's beginning that nobody can name any more."""
+    host = Host()
+    host.programs["bpf_prog_enter_CPA"] = MODULE + 0x2000_0000
+    host.names.want([KERNEL, MODULE + 0x2000_0001, MODULE + 0x3000_0000])
+    for second in range(100):
+        host.names.new(second * 10**9)
+    reads = host.kallsyms_reads
+    for second in range(100, 3600):
+        host.modules = {} if host.modules else {"dummy": MODULE}
+        host.names.new(second * 10**9)
+    assert host.kallsyms_reads == reads
+
+
+def test_another_program_at_the_same_address_has_its_own_name_at_the_next_reading() -> None:
+    host = Host()
+    host.programs["bpf_prog_one"] = MODULE
+    host.names.want([MODULE])
+    assert host.names.new(0) == {MODULE: "bpf_prog_one+0x0 [bpf]"}
+    host.programs = {"bpf_prog_two": MODULE}
+    host.names.want([MODULE, KERNEL])
+    assert host.names.new(1) == {MODULE: "bpf_prog_two+0x0 [bpf]", KERNEL: "vmalloc+0x0"}
+
+
+def test_where_modules_do_not_say_where_they_are_each_may_be_the_one() -> None:
+    host = Host()
+    names = AddressNames(host.kallsyms, lambda: b"".join(f"{name} 16384 0 - Live\n".encode() for name in host.modules))
+    names.want([MODULE + 3])
+    for second in range(100):
+        names.new(second * 10**9)
+    host.modules["late"] = MODULE
+    assert names.new(HOUR_NS) == {MODULE + 3: "init_late+0x3 [late]"}
 
 
 def test_modules_are_looked_at_now_and_then_only() -> None:

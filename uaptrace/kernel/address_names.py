@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from uaptrace.kernel.kallsyms import name_addresses
 
@@ -22,8 +22,9 @@ class AddressNames:
     """Names of the addresses that stacks brought.
 
     An address of a module is used again by the next module that is loaded there, and so is one of a BPF program. So what has such a
-    name is looked up again whenever modules change or something else is looked up. ``read_kallsyms`` and ``read_modules``: what
-    /proc/kallsyms and /proc/modules say; empty where they say nothing.
+    name is looked up again whenever something else is looked up, and a module's whenever modules come. On a kernel with many symbols a
+    reading takes a tenth of a second: every stack has a BPF program's name, so those alone are no reason for one.
+    ``read_kallsyms`` and ``read_modules``: what /proc/kallsyms and /proc/modules say; empty where they say nothing.
     """
 
     def __init__(self, read_kallsyms: Callable[[], bytes], read_modules: Callable[[], bytes]) -> None:
@@ -32,8 +33,8 @@ class AddressNames:
         self._tries: dict[int, int] = {}
         """Readings in which an address without a name was not found."""
         self._names: dict[int, str] = {}
-        self._modules: frozenset[bytes] = frozenset()
-        self._changed = False
+        self._modules: frozenset[_Module] = frozenset()
+        self._came = False
         self._looked_ns = -MODULES_INTERVAL_NS
         self._failed_ns = -PAUSE_NS
 
@@ -48,13 +49,14 @@ class AddressNames:
         """Names that are new, or other than before. ``now_ns``: of a clock that does not go back."""
         self._look_at_modules(now_ns)
         wanted = {address for address, tries in self._tries.items() if tries < MAX_TRIES}
-        again = {address for address, name in self._names.items() if _is_used_again(name)} if wanted or self._changed else set()
+        is_asked = _is_used_again if wanted else _is_of_module
+        again = {address for address, name in self._names.items() if is_asked(name)} if wanted or self._came else set()
         if not wanted and not again:
-            self._changed = False
+            self._came = False
             return {}
         if now_ns - self._failed_ns < PAUSE_NS:
             return {}
-        self._changed = False
+        self._came = False
         found = name_addresses(self._read_kallsyms(), wanted | again)
         for address in wanted - found.keys():
             self._tries[address] += 1
@@ -70,21 +72,41 @@ class AddressNames:
         if now_ns - self._looked_ns < MODULES_INTERVAL_NS:
             return
         self._looked_ns = now_ns
-        modules = frozenset(map(_identity, self._read_modules().splitlines()))
-        if modules != self._modules:
-            self._modules = modules
-            self._changed = True
-            self._tries = dict.fromkeys(self._tries, 0)
+        modules = frozenset(map(_Module.of, self._read_modules().splitlines()))
+        if came := modules - self._modules:
+            self._came = True
+            for address in self._tries:
+                if any(module.may_have(address) for module in came):
+                    self._tries[address] = 0
+        self._modules = modules
 
 
-def _identity(line: bytes) -> bytes:
-    """Of a line of /proc/modules: name, size and address, without what changes while a module stays."""
-    fields = line.split()
-    return b" ".join((*fields[:2], fields[5])) if len(fields) > 5 else line
+class _Module(NamedTuple):
+    """A line of /proc/modules, without what changes while a module stays. ``size`` is 0 where the line does not say where it is."""
+
+    name: bytes
+    size: int
+    address: int
+
+    @classmethod
+    def of(cls, line: bytes) -> Self:
+        fields = line.split()
+        try:
+            return cls(fields[0], int(fields[1]), int(fields[5], 16))
+        except (IndexError, ValueError):
+            return cls(line, 0, 0)
+
+    def may_have(self, address: int) -> bool:
+        return not self.size or not self.address or self.address <= address < self.address + self.size
 
 
 def _is_used_again(name: str) -> bool:
     return name.endswith("]")
+
+
+def _is_of_module(name: str) -> bool:
+    """Not of what the kernel makes itself, which it lists in the same way (kernel/kallsyms.c)."""
+    return _is_used_again(name) and not name.endswith(" [bpf]") and " [__builtin__" not in name
 
 
 def _bound(table: dict[int, Any]) -> None:
