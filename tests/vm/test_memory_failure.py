@@ -52,7 +52,7 @@ def seen() -> dict[str, Any]:
     for old in folder.iterdir():
         old.unlink()
     monitor = folder / "monitor"
-    command = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--cpus", "1", "--timeout", "600"]
+    command = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--cpus", "1", "--timeout", "1500"]
     command += [f"--qemu-opts=-qmp unix:{monitor},server=on,wait=off"]
     command += ["--", sys.executable, "-m", "tests.vm.guest_memory_failure", str(folder)]
     with (folder / "log").open("w") as log:

@@ -24,7 +24,7 @@ def said() -> dict[str, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "result.json"
     out.unlink(missing_ok=True)
-    command = [str(TOP / "kernel/boot"), "--kernel", "debian-6.12", "--timeout", "600"]
+    command = [str(TOP / "kernel/boot"), "--kernel", "debian-6.12", "--timeout", "1500"]
     command += ["--", sys.executable, "-m", "tests.vm.refused", str(out)]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)

@@ -34,7 +34,7 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def trial(folder: Path) -> subprocess.CompletedProcess[str]:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
-    command = [UAPTRACE, "trial", GOOD, FAULTY, CRASHING, "-o", str(folder), "--timeout", "600", "--fail-if", "events.lost > 0"]
+    command = [UAPTRACE, "trial", GOOD, FAULTY, CRASHING, "-o", str(folder), "--timeout", "1500", "--fail-if", "events.lost > 0"]
     return subprocess.run([*command, "--", "sh", "-c", WORK], cwd=TOP, capture_output=True, text=True, check=False)
 
 
