@@ -355,7 +355,7 @@ class HostileClients:
         self._port = port
         self._stop = threading.Event()
         self._silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
-        self._threads = [threading.Thread(target=self._send_endlessly) for _ in range(4)]
+        self._threads = [threading.Thread(target=self._send_endlessly) for _ in range(2)]
         for thread in self._threads:
             thread.start()
 
