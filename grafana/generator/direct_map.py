@@ -188,6 +188,43 @@ def used_up_in() -> str:
     return f"({now} / -{slope} > 0) and ({explained} > {TREND_SHARE})"
 
 
+def price() -> Row:
+    """What does it take?"""
+    entries, split = total(metric("direct_map_entries")), total(metric("direct_map_split_regions"))
+    return Row(
+        "What does it take?",
+        [
+            timeseries(
+                "TLB entries that cover it",
+                "So many entries of the TLB would have all that is mapped within reach; a processor has some 1,500 to 3,000 (second level)."
+                " Below: as many if each 2M region in 4K entries were one of 2M. Both count page-table entries; neither is a time.",
+                Query(entries, "entries"),
+                Query(f"{entries} - {by_level('direct_map_bytes', '4k')} / 4096 + {split}", "with no 2M split"),
+                unit="short",
+                width=18,
+                decimals=0,
+                overrides=(named_color("entries", ORANGE), named_color("with no 2M split", GREEN)),
+            ),
+            stat(
+                "Times as many entries",
+                "Entries that cover what is mapped, by those that would do if no 2M mapping had been split.",
+                Query(f"{entries} / ({entries} - {by_level('direct_map_bytes', '4k')} / 4096 + {split} > 0)"),
+                unit="none",
+                decimals=1,
+                sparkline=True,
+                width=6,
+            ),
+            stat(
+                "Page tables of 4K entries",
+                "One page of memory for each 2M region that is mapped by 4K entries.",
+                Query(f"4096 * {split}"),
+                unit="bytes",
+                width=6,
+            ),
+        ],
+    )
+
+
 def who() -> Row:
     """Who does it?"""
     splits = metric("direct_map_splits_total")
@@ -196,12 +233,14 @@ def who() -> Row:
         [
             bars(
                 "Splits in the time shown, by cause",
-                "What made the kernel split large mappings. “self” is uaptrace, “other” a caller outside the known list. For the process,"
+                "What made the kernel split large mappings, the six most frequent causes. “self” is uaptrace, “other” a caller outside"
+                " the known list. For the process,"
                 " the cgroup and the kernel stack "
                 "behind a bar run `uaptrace splits` on the host: those would be too many series for Prometheus.",
-                Query(f"sort_desc({count_of(splits, 'cause')})", "{{cause}}", instant=True),
+                Query(f"sort_desc(topk(6, {count_of(splits, 'cause')}))", "{{cause}}", instant=True),
                 unit="short",
                 decimals=0,
+                title_size=14,
                 width=8,
             ),
             timeseries(
@@ -431,5 +470,5 @@ def make() -> Json:
         "One host: how fragmented its direct map is, whether that is getting worse, who does it, whether the unmapped cache helps, what "
         "is wrong, and whether the figures can be trusted. "
         "With several hosts chosen, sizes and rates are sums and states are those of the worst.",
-        [fragmented(), worse(), who(), cache(), wrong(), trust()],
+        [fragmented(), worse(), price(), who(), cache(), wrong(), trust()],
     )

@@ -40,13 +40,15 @@ def causes() -> Row:
         [
             bars(
                 "By cause in the time shown",
-                "The longest bar is what to work on. unmapped_alloc: the unmapped cache refills; secretmem: memfd_secret; module: loading"
+                "The six most frequent. The longest bar is what to work on. unmapped_alloc: the unmapped cache refills; secretmem:"
+                " memfd_secret; module: loading"
                 " modules; bpf: JIT images; ftrace, kprobe: tracing; execmem: executable memory, for nobody in particular; kexec: a kernel"
                 " to boot next; confidential: encrypted guests; memory_failure: a page whose memory failed; hibernation: its image;"
                 " driver: graphics and DMA; self: uaptrace; other: anything else.",
-                Query(f"sort_desc({count_of(SPLITS, 'cause')})", "{{cause}}", instant=True),
+                Query(f"sort_desc(topk(6, {count_of(SPLITS, 'cause')}))", "{{cause}}", instant=True),
                 unit="short",
                 decimals=0,
+                title_size=14,
                 width=8,
                 height=9,
             ),
