@@ -309,6 +309,7 @@ def commands(work: Path) -> dict[str, Any]:
         [UAPTRACE, "serve", "--listen", "127.0.0.1:9970", "--ready-file", str(ready)], stderr=subprocess.PIPE, text=True
     ) as daemon:
         wait_for(ready, daemon)
+        say("  serve is ready")
         status = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
         out["daemon"] = {
             line.split(":")[0]: line.split(":", 1)[1].strip() for line in status if line.startswith(("CapEff", "VmRSS", "Uid"))
@@ -321,6 +322,7 @@ def commands(work: Path) -> dict[str, Any]:
             "audit": ["audit", "--json", "--connect", "127.0.0.1:9970"],
         }.items():
             done = subprocess.run([UAPTRACE, *arguments], capture_output=True, text=True, check=False)
+            say(f"  {name}")
             out[name] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
         with hostile_clients(9970) as attackers:
             subprocess.run([sys.executable, WORKLOAD, "secretmem", "--pages", "1009"], check=True, stdout=subprocess.PIPE)
@@ -328,10 +330,12 @@ def commands(work: Path) -> dict[str, Any]:
             done = subprocess.run([UAPTRACE, *arguments], capture_output=True, text=True, check=False)
             out["attacked"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
         out["attacked"]["attacks"] = attackers.nr
+        say(f"  {attackers.nr} attacks")
         for path in ("metrics", "readyz", "healthz", "nowhere"):
             out[f"http_{path}"] = get(f"http://127.0.0.1:9970/{path}")
         daemon.terminate()
         out["daemon"]["status_after_sigterm"] = daemon.wait(120)
+        say("  serve has ended")
     out["programs_after_serve"] = programs()
     ready.unlink()
     with subprocess.Popen(
