@@ -85,7 +85,8 @@ def main() -> None:
     seen["verify_units"] = run("systemd-analyze", "verify", "uaptrace.service", "uaptrace-record.service")
     seen["purge"] = run("dpkg", "--purge", "uaptrace")
     places = ("/etc", "/usr", "/lib", "/var/cache", "/var/lib/uaptrace", "/run/uaptrace")
-    found = run("find", *places, "-xdev", "-iname", "*uaptrace*")["stdout"].split()
+    # Formatted pages are man-db's: it makes them when it likes, and expires them by its own timer.
+    found = run("find", *places, "-xdev", "-path", "/var/cache/man", "-prune", "-o", "-iname", "*uaptrace*", "-print")["stdout"].split()
     # The archive's own list of installed files remembers nothing after a purge.
     seen["left_files"] = found
     seen["left_user"] = run("id", "uaptrace")["status"] == 0
