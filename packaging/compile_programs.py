@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from uaptrace.abi.errors import CannotTraceError
-from uaptrace.loader.programs import compile_now, compiler_version, shipped_with, source_key, sources
+from uaptrace.loader.programs import compile_now, compiler_version, shipped_with, sources
 from uaptrace.loader.shipped import Shipped
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     if shipped_with(folder):
         return 0
     try:
-        programs = {source_key(text, flags, folder): compile_now(text, flags, folder) for text, flags in sources(folder)}
+        programs = {key: compile_now(*source, folder) for key, source in sources(folder).items()}
         Shipped(compiler_version(folder), programs).write(folder)
     except CannotTraceError as error:
         print(f"the BPF programs are not compiled now, but at the first start on each host: {error}", file=sys.stderr)

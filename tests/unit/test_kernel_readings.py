@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vm.guest import entries_in_dump
 from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.abi.units import Level
 from uaptrace.kernel.debugfs import parse_unmapped_alloc
@@ -86,6 +87,8 @@ def test_the_kernels_dump_of_its_page_tables() -> None:
     assert memory < present + free_pages < memory * 1.1
     not_present = int((reading.levels == Level.NONE).sum()) * 512 + int((reading.pages != PAGE_PRESENT).sum())
     assert not_present >= free_pages
+    large = int((reading.levels == Level.M2).sum()) + int((reading.levels == Level.G1).sum()) // 512
+    assert entries_in_dump(text) == large + int((reading.pages == PAGE_PRESENT).sum())
     with pytest.raises(UaptraceError, match="no direct map"):
         parse_ptdump("---[ User Space ]---\n", page_offset, 1 << 42, 0, 0)
 

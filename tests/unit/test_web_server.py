@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -922,7 +923,7 @@ def test_time_does_not_tell_which_names_exist() -> None:
         # In turn: what else this machine does meanwhile meets all alike.
         rounds = [
             [
-                scrape_times_s(lambda name=name, i=i: get(server, Authorization=basic(name, f"guess {i}")), 1)  # type: ignore[misc]
+                scrape_times_s(partial(get, server, Authorization=basic(name, f"guess {i}")), 1)
                 for name in ("cheap", "usual", "dear", "nobody")
             ]
             for i in range(9)

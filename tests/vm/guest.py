@@ -90,10 +90,14 @@ def kernel_says() -> dict[str, Any]:
     }
 
 
-def entries_in_dump(text: str) -> int:
-    """Present entries of the direct map in the kernel's dump: lines of its section that have attributes."""
-    (section,) = re.findall(r"^---\[ Low Kernel Mapping \]---$(.*?)^---\[", text, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^0x(\w+)-0x(\w+) +\w+ +\S.* (pud|pmd|pte)$", section, re.MULTILINE)
+def direct_map_section(dump: str) -> str:
+    """Lines of the direct map in the kernel's dump of its page tables."""
+    return dump.split("---[ Low Kernel Mapping ]---")[1].split("---[")[0]
+
+
+def entries_in_dump(dump: str) -> int:
+    """Present entries of the direct map: lines of its section that have attributes."""
+    found = re.findall(r"^0x(\w+)-0x(\w+) +\w+ +\S.* (pud|pmd|pte)$", direct_map_section(dump), re.MULTILINE)
     sizes = {"pud": 1 << 30, "pmd": 2 << 20, "pte": 4096}
     return sum((int(end, 16) - int(start, 16)) // sizes[level] for start, end, level in found)
 

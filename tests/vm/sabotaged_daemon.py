@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.vm.guest import TOP, get
+from tests.vm.guest import TOP, direct_map_section, get
 from uaptrace.abi.units import PAGES_PER_2M, Level
 from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.model.snapshot import Snapshot
@@ -141,7 +141,7 @@ class Truth:
         """Levels and present pages by region."""
         os.lseek(self._fd, 0, os.SEEK_SET)
         text = b"".join(iter(lambda: os.read(self._fd, 1 << 20), b"")).decode()
-        section = text.split("---[ Low Kernel Mapping ]---")[1].split("---[")[0]
+        section = direct_map_section(text)
         first = re.search(r"0x([0-9a-f]{16})-", section)
         assert first is not None
         reading = parse_ptdump(section, int(first[1], 16), 1 << 46, 0, 0)

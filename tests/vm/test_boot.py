@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
+
 TOP = Path(__file__).parents[2]
 KERNEL = "debian-6.12"
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.vm
 
 
 def boot(folder: Path, *options: str, command: str = "true", text: str = "") -> subprocess.CompletedProcess[str]:
-    words = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--timeout", "1500", "--starts", str(folder / "starts"), *options]
+    words = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--timeout", GUEST_LIMIT_S, "--starts", str(folder / "starts"), *options]
     return subprocess.run([*words, "--", "sh", "-c", command], cwd=TOP, input=text, capture_output=True, text=True, check=False)
 
 
@@ -26,7 +28,7 @@ def starts(folder: Path) -> int:
     return int((folder / "starts").read_text())
 
 
-def panic_at(console: Path, monitor: Path, text: str, patience_s: float = 1500) -> None:
+def panic_at(console: Path, monitor: Path, text: str, patience_s: float = float(GUEST_LIMIT_S)) -> None:
     """Make the guest's kernel panic once its console has the text: an NMI that nobody expects, with unknown_nmi_panic. The kernel may have
     to be fetched before."""
     until = time.monotonic() + patience_s
@@ -44,7 +46,7 @@ def panic_at(console: Path, monitor: Path, text: str, patience_s: float = 1500) 
 
 def test_a_guest_that_panics_before_the_command_is_started_again(tmp_path: Path) -> None:
     console, monitor = tmp_path / "console", tmp_path / "monitor"
-    words = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--timeout", "1500", "--starts", str(tmp_path / "starts")]
+    words = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--timeout", GUEST_LIMIT_S, "--starts", str(tmp_path / "starts")]
     words += ["--console", str(console), "--append", "unknown_nmi_panic", f"--qemu-opts=-qmp unix:{monitor},server=on,wait=off"]
     with subprocess.Popen(
         [*words, "--", "cat"], cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

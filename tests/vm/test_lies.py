@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
 from tests.vm.sabotages import FTRACE, KPROBES, PLUG_VARIABLE, SABOTAGES
 from uaptrace.loader.parent import LOADER_GONE
 
@@ -67,7 +68,7 @@ def said() -> dict[str, Any]:
     for old in (out, wanted):
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as sockets, plugging(monitor := Path(sockets, "monitor"), wanted):
-        command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", "1500"]
+        command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", GUEST_LIMIT_S]
         command += [f"--qemu-opts=-m 2G,slots=1,maxmem=4G -qmp unix:{monitor},server=on,wait=off"]
         command += ["--", "env", f"{PLUG_VARIABLE}={wanted}", sys.executable, "-m", "tests.vm.lies", str(out)]
         command += ["--mechanism", "kprobe", "--mechanism", "fentry"]

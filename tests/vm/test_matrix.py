@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """On every kernel: the state is the page tables', every split has a cause, every count is the workload's.
 
-One boot for each row of conftest.ROWS, one compile in it.
+One boot for each row of conftest.BOOTED.
 """
 
 from __future__ import annotations

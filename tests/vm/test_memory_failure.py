@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
 from uaptrace.abi.units import PAGE_SIZE, Level
 
 TOP = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def seen() -> dict[str, Any]:
     for old in folder.iterdir():
         old.unlink()
     monitor = folder / "monitor"
-    command = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--cpus", "1", "--timeout", "1500"]
+    command = [str(TOP / "kernel/boot"), "--kernel", KERNEL, "--cpus", "1", "--timeout", GUEST_LIMIT_S]
     command += [f"--qemu-opts=-qmp unix:{monitor},server=on,wait=off"]
     command += ["--", sys.executable, "-m", "tests.vm.guest_memory_failure", str(folder)]
     with (folder / "log").open("w") as log:

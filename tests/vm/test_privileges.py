@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
 from tests.vm.guest_privileges import OURS, ROWS, THEIRS, USER, Row
 from uaptrace.commands.serve import serve
 from uaptrace.commands.top import top
@@ -32,7 +33,7 @@ def seen() -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "result.json"
     out.unlink(missing_ok=True)
-    command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", "1500"]
+    command = [str(TOP / "kernel/boot"), "--kernel", "patched", "--timeout", GUEST_LIMIT_S]
     command += ["--", sys.executable, "-m", "tests.vm.guest_privileges", str(out)]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)

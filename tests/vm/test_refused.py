@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
+
 TOP = Path(__file__).parents[2]
 REASON = re.compile(r"R\d invalid mem access 'scalar'")
 
@@ -24,7 +26,7 @@ def said() -> dict[str, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "result.json"
     out.unlink(missing_ok=True)
-    command = [str(TOP / "kernel/boot"), "--kernel", "debian-6.12", "--timeout", "1500"]
+    command = [str(TOP / "kernel/boot"), "--kernel", "debian-6.12", "--timeout", GUEST_LIMIT_S]
     command += ["--", sys.executable, "-m", "tests.vm.refused", str(out)]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import WHOLE_MATRIX
+from tests.vm.conftest import GUEST_LIMIT_S, WHOLE_MATRIX
 from uaptrace.testhost.trees import RELEASES
 
 TOP = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ COMMANDS = "uaptrace verify --json --compile && rm -r /usr/lib/python3/dist-pack
 def test_no_page_differs_with_the_compiler_of_that_release_and_without_one(release: str, kernel: str) -> None:
     made = subprocess.run([str(TOP / "kernel/tree"), release], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    command = [str(TOP / "kernel/boot"), "--kernel", kernel, "--root", made.stdout.splitlines()[-1], "--timeout", "1500"]
+    command = [str(TOP / "kernel/boot"), "--kernel", kernel, "--root", made.stdout.splitlines()[-1], "--timeout", GUEST_LIMIT_S]
     done = subprocess.run([*command, "--", "sh", "-c", COMMANDS], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     verdicts = json.loads(f"[{done.stdout}]")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm.conftest import GUEST_LIMIT_S
 from uaptrace.trial.status import TrialStatus
 from uaptrace.trial.texts import COLUMNS
 
@@ -34,7 +35,7 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def trial(folder: Path) -> subprocess.CompletedProcess[str]:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
-    command = [UAPTRACE, "trial", GOOD, FAULTY, CRASHING, "-o", str(folder), "--timeout", "1500", "--fail-if", "events.lost > 0"]
+    command = [UAPTRACE, "trial", GOOD, FAULTY, CRASHING, "-o", str(folder), "--timeout", GUEST_LIMIT_S, "--fail-if", "events.lost > 0"]
     return subprocess.run([*command, "--", "sh", "-c", WORK], cwd=TOP, capture_output=True, text=True, check=False)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import click
 
+from uaptrace.commands.live import COMPILE_HELP
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
 from uaptrace.loader.check import check as check_host
@@ -23,9 +24,7 @@ from uaptrace.loader.switches import off_now
 
 @click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option(
-    "--compile", "fresh", is_flag=True, help="Compile the programs with this host's bcc instead of taking those that come with uaptrace."
-)
+@click.option("--compile", "fresh", is_flag=True, help=COMPILE_HELP)
 @click.pass_context
 def check(ctx: click.Context, as_json: bool, fresh: bool) -> None:
     """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from uaptrace.session.live import LiveSource
     from uaptrace.session.loop import Session, Sink
 
+COMPILE_HELP: Final = "Compile the programs with this host's bcc instead of taking those that come with uaptrace."
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -54,7 +55,7 @@ def tracing_options(command: F) -> F:
         click.option("--mechanism", type=click.Choice(["auto", "fentry", "kprobe"]), default="auto", show_default=True,
                      expose_value=False, callback=gather, help="How to attach."),
         click.option("--compile", is_flag=True, expose_value=False, callback=gather,
-                     help="Compile the programs with this host's bcc instead of taking those that come with uaptrace."),
+                     help=COMPILE_HELP),
     ):  # fmt: skip
         command = option(command)
     return command

@@ -50,13 +50,13 @@ def compiler_version(folder: Path) -> str:
     return f"bcc {bcc_version()}, clang {int.from_bytes(code[4:8], 'little')}"
 
 
-def sources(folder: Path) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Each text that is compiled, with its flags: all that is shipped."""
-    return (program_text(folder), compiler_flags()), (reader_text(folder), ())
+def sources(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Each text that is compiled, with its flags, by its source_key(): all that is shipped."""
+    found = (program_text(folder), compiler_flags()), (reader_text(folder), ())
+    return {source_key(text, flags, folder): (text, flags) for text, flags in found}
 
 
 def shipped_with(folder: Path) -> Shipped | None:
     """What is shipped, where it is all of the sources in the folder; else None."""
     shipped = read_shipped(folder)
-    wanted = {source_key(text, flags, folder) for text, flags in sources(folder)}
-    return shipped if shipped is not None and wanted <= set(shipped.programs) else None
+    return shipped if shipped is not None and sources(folder).keys() <= shipped.programs.keys() else None
