@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,16 +15,35 @@ from uaptrace.testhost.kernel_sources import BASES
 KERNEL = Path(__file__).parents[2] / "kernel"
 
 
-def test_each_series_has_the_same_patches_and_a_configuration_of_its_own() -> None:
+def test_each_series_has_the_same_interface_and_a_configuration_of_its_own() -> None:
     folders = {folder.name for folder in (KERNEL / "patches").iterdir()}
     assert folders == set(BASES)
-    numbers = {base: sorted(patch.name[:4] for patch in (KERNEL / "patches" / base).glob("*.patch")) for base in BASES}
-    assert len(set(map(tuple, numbers.values()))) == 1, numbers
+    interface = [
+        'debugfs_create_file("unmapped_alloc"',
+        'debugfs_create_file_unsafe("unmapped_alloc_fault"',
+        '"mm-unmapped-alloc"',
+        *sorted(set(re.findall(r"UNMAPPED_FAULT_[A-Z_]+\t+= BIT\(\d\)", _patches(BASES[0])))),
+    ]
+    assert len(interface) == 3 + 8, "the eight faults of docs/kernel.md"
     for base in BASES:
+        text = _patches(base)
+        assert [name for name in interface if name not in text] == [], base
         assert (KERNEL / f"config-{base}").exists()
 
 
-@pytest.mark.parametrize("program", [["build", "--base", "7.3"], ["build", "--base"], ["source", "7.3"], ["source", "6.1", "6.12"]])
+@pytest.mark.parametrize("base", BASES)
+def test_patches_of_a_series_are_numbered_as_they_are_applied(base: str) -> None:
+    names = sorted(patch.name for patch in (KERNEL / "patches" / base).glob("*.patch"))
+    for number, name in enumerate(names, 1):
+        assert name.startswith(f"{number:04}-")
+        assert (KERNEL / "patches" / base / name).read_text().startswith(f"Subject: [PATCH {number}/{len(names)}] ")
+
+
+def _patches(base: str) -> str:
+    return "".join(patch.read_text() for patch in sorted((KERNEL / "patches" / base).glob("*.patch")))
+
+
+@pytest.mark.parametrize("program", [["build", "--base", "5.10"], ["build", "--base"], ["source", "5.10"], ["source", "6.1", "6.12"]])
 def test_a_series_without_patches_is_refused(program: list[str]) -> None:
     done = subprocess.run([str(KERNEL / program[0]), *program[1:]], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -69,6 +69,8 @@ MORE_ROWS = (
     Row("debian-6.12-4-level", "debian-6.12", 4, memory="6G", append=("nokaslr",)),
     Row("debian-7.3-5-level", "debian-7.3", 5, memory="6G", append=("nokaslr",)),
     Row("patched-other-5-level", OTHER, 5, extra=("--page-alloc", "entry", "--faults")),
+    Row("patched-7.3-5-level", "patched-7.3", 5, extra=("--page-alloc", "entry", "--pressure", "--faults")),
+    Row("patched-7.3-whole-4-level", "patched-7.3", 4, extra=("--pressure",), append=("unmapped_alloc.whole_pmd=1",)),
 )
 """``make matrix`` boots these too."""
 FULL = next(row for row in ROWS if "--commands" in row.extra)

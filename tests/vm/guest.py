@@ -335,6 +335,9 @@ def commands(work: Path) -> dict[str, Any]:
             out["attacked"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
         out["attacked"]["attacks"] = attackers.nr
         say(f"  {attackers.nr} attacks")
+        done = subprocess.run([UAPTRACE, "cost", "--json", "--rounds", "10"], capture_output=True, text=True, check=False)
+        say("  cost")
+        out["cost"] = {"status": done.returncode, "json": json.loads(done.stdout) if done.stdout else None, "stderr": done.stderr}
         for path in ("metrics", "readyz", "healthz", "nowhere"):
             out[f"http_{path}"] = get(f"http://127.0.0.1:9970/{path}")
         daemon.terminate()

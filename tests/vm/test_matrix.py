@@ -281,6 +281,20 @@ def test_the_endpoint_and_its_clients_work(run: Run) -> None:
 
 
 @only(FULL)
+def test_what_a_split_costs_is_measured_and_not_claimed_of_an_emulated_processor(run: Run) -> None:
+    cost = run.result["commands"]["cost"]
+    found = cost["json"]
+    assert found["nr_pages"] >= 4096, cost
+    assert found["read_ns"]["4k"]["median"] > 0
+    assert found["read_ns"]["2m"]["median"] > 0
+    assert found["emulated"], "the guests of these tests run without KVM"
+    assert not found["conclusive"]
+    assert cost["status"] == 1
+    assert "emulated" in cost["stderr"]
+    assert len(cost["stderr"].splitlines()) == 1
+
+
+@only(FULL)
 def test_hostile_clients_cost_no_event(run: Run) -> None:
     """The endpoint is under attack while the kernel sends: nothing is lost, and an honest client is told."""
     attacked = run.result["commands"]["attacked"]

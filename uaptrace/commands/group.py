@@ -28,6 +28,7 @@ SECTIONS: Final = {
         "check": "What this host can do, hook by hook, and how to fix what is missing.",
         "verify": "Compare the live state with an independent reading, page by page.",
         "audit": "Check the invariants of the unmapped cache.",
+        "cost": "What a read of split memory costs on this host.",
         "whatif": "What each grouping design would have kept.",
         "trial": "The same work on several kernels, and one table of what came of it.",
     },

@@ -135,15 +135,16 @@ def verdict(log: str) -> str:
     return next((line for line in reversed(list(lines)) if line and not line.startswith(_FIGURES)), "")
 
 
-def load_reader(compiled: Compiled) -> tuple[int, int]:
-    """Load bpf/reader.bpf.c: descriptors of its program and of its window. Raises CannotTraceError."""
+def load_unattached(compiled: Compiled, function: str) -> tuple[int, dict[str, int]]:
+    """Load one program to be run by BPF_PROG_TEST_RUN: its descriptor, and those of its maps by name. Raises CannotTraceError."""
     maps = _create_maps(compiled)
     try:
-        program = load_program(Program("read_kernel", RAW_TRACEPOINT, with_values(compiled.functions["read_kernel"], maps)))
+        program = load_program(Program(function, RAW_TRACEPOINT, with_values(compiled.functions[function], maps)))
     except ProgramRefusedError as error:
-        why = verdict(error.log) or error.strerror
-        raise CannotTraceError(f"kernel memory can be read neither by /proc/kcore nor by BPF: {why}") from None
-    return program, maps[list(compiled.maps).index("window")]
+        for fd in maps:
+            os.close(fd)
+        raise CannotTraceError(f"the kernel refused the BPF program {function}: {verdict(error.log) or error.strerror}") from None
+    return program, dict(zip(compiled.maps, maps, strict=True))
 
 
 def _create_maps(compiled: Compiled) -> list[int]:

@@ -91,4 +91,7 @@ def _offsets(btf: KernelBtf) -> dict[str, int]:
     for enum, name in (("pagetype", "PGTY_unmapped"), ("pageblock_bits", "PB_unmapped"), ("pageblock_bits", "NR_PAGEBLOCK_BITS")):
         if (value := btf.enumerator(name, enum)) is not None:
             offsets[name] = value
+    # Where bits stand alone, the enumerator is how many are used, and a pageblock takes the next power of two.
+    if (used := btf.enumerator("__NR_PAGEBLOCK_BITS", "pageblock_bits")) is not None:
+        offsets["NR_PAGEBLOCK_BITS"] = 1 << (used - 1).bit_length()
     return offsets

@@ -10,7 +10,7 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.compiled import Compiled
 from uaptrace.kernel.memory import Kcore, KernelMemory
-from uaptrace.loader.attaching import HooksRefusedError, load_reader
+from uaptrace.loader.attaching import HooksRefusedError, load_unattached
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
@@ -36,7 +36,8 @@ def open_memory(options: LoaderOptions, kcore_fd: int | None) -> tuple[KernelMem
     from uaptrace.ebpf.memory import BpfMemory
 
     folder = bpf_folder()
-    reader, window = load_reader(compiled_programs(reader_text(folder), (), folder, fresh=options.compile))
+    reader, maps = load_unattached(compiled_programs(reader_text(folder), (), folder, fresh=options.compile), "read_kernel")
+    window = maps["window"]
     return BpfMemory(reader, window), {"reader": reader, "window": window}
 
 

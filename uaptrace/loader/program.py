@@ -76,6 +76,11 @@ def reader_text(folder: Path) -> str:
     return (folder / "reader.bpf.c").read_text()
 
 
+def cost_text(folder: Path) -> str:
+    """The program that times reads for ``uaptrace cost``. It has no constants."""
+    return (folder / "cost.bpf.c").read_text()
+
+
 def compiler_flags() -> tuple[str, ...]:
     """-D flags for ``program_text``: the number of each constant, and nothing that is this machine's."""
     numbers = enumerate(constant.name.upper() for constant in fields(KernelConstants))

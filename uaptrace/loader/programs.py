@@ -9,7 +9,7 @@ from pathlib import Path
 from uaptrace.ebpf.compiled import Compiled
 from uaptrace.loader import cache as program_cache
 from uaptrace.loader.compiler import bcc_version, compile_programs, compiler_identity
-from uaptrace.loader.program import compiler_flags, program_text, reader_text, use_stub_headers
+from uaptrace.loader.program import compiler_flags, cost_text, program_text, reader_text, use_stub_headers
 from uaptrace.loader.shipped import Shipped, read_shipped
 
 
@@ -52,7 +52,7 @@ def compiler_version(folder: Path) -> str:
 
 def sources(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Each text that is compiled, with its flags, by its source_key(): all that is shipped."""
-    found = (program_text(folder), compiler_flags()), (reader_text(folder), ())
+    found = (program_text(folder), compiler_flags()), (reader_text(folder), ()), (cost_text(folder), ())
     return {source_key(text, flags, folder): (text, flags) for text, flags in found}
 
 

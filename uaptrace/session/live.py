@@ -30,9 +30,10 @@ from uaptrace.kernel.figures import FigureFiles, MapFigures
 from uaptrace.kernel.host import host_name
 from uaptrace.kernel.kfence import is_on, pool_regions
 from uaptrace.kernel.memory import Kcore, KernelMemory
-from uaptrace.kernel.page_tables import PageTableReader, PagingLayout
+from uaptrace.kernel.page_tables import PageTableReader
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
 from uaptrace.kernel.struct_page import PageblockBits, page_layout, read_free_blocks, steady_read
+from uaptrace.loader.layout import paging_layout
 from uaptrace.loader.parent import Loaded
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
@@ -65,7 +66,7 @@ class LiveSource:
         constants = loaded.constants
         self._tables = PageTableReader(
             self._memory,
-            PagingLayout(constants.init_pgd, constants.page_offset, constants.direct_map_size, constants.levels, constants.pfn_mask),
+            paging_layout(constants),
             time.monotonic_ns,
         )
         self._page_layout = page_layout(constants.vmemmap, loaded.offsets) if loaded.has_series else None

@@ -14,7 +14,7 @@ from . import archive
 from .errors import HostError
 from .host import CACHE, locked, note, output_of, run
 
-BASES: Final = ("6.1", "6.12")
+BASES: Final = ("6.1", "6.12", "7.3")
 """The series that kernel/patches has patches for; a machine builds the first that its release offers."""
 _INSTALLED: Final = Path("/usr/src")
 

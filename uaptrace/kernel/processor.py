@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processor as /proc/cpuinfo has it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_NAME: Final = re.compile(r"^model name\s*:\s*(.*)$", re.MULTILINE)
+_FLAGS: Final = re.compile(r"^flags\s*:\s*(.*)$", re.MULTILINE)
+_EMULATED: Final = "QEMU TCG"
+"""Its processors are called so where nothing else was asked for (qemu, target/i386/tcg/tcg-cpu.c); with -cpu qemu64 they are not."""
+_ANONYMOUS: Final = "QEMU Virtual CPU"
+"""Said by -cpu qemu64 under emulation and under KVM alike; only KVM gives its clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """``virtual``: in a virtual machine; ``emulated``: by QEMU without KVM."""
+
+    name: str
+    virtual: bool
+    emulated: bool
+
+
+def read_processor(root: Path) -> Processor:
+    """What is below ``root``; a file that is missing says nothing."""
+    clocks = root / "sys/devices/system/clocksource/clocksource0/available_clocksource"
+    return parse_processor(_text(root / "proc/cpuinfo"), _text(clocks))
+
+
+def parse_processor(cpuinfo: str, clocks: str = "") -> Processor:
+    """``clocks``: the kernel's list of available clock sources."""
+    name = match[1].strip() if (match := _NAME.search(cpuinfo)) else "not known"
+    virtual = (match := _FLAGS.search(cpuinfo)) is not None and "hypervisor" in match[1].split()
+    emulated = name.startswith(_EMULATED) or (name.startswith(_ANONYMOUS) and "kvm-clock" not in clocks.split())
+    return Processor(name, virtual, emulated)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
