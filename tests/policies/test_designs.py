@@ -250,6 +250,30 @@ def test_unmapped_alloc_serves_a_request_above_the_size_of_a_chunk() -> None:
     assert figures(run(Design.UNMAPPED_ALLOC_PUBLISHED, builder, GIGA))["failed"] == 1  # as published it tries order 9 at most
 
 
+def test_chunks_that_change_as_a_whole_split_nothing_until_a_part_is_released() -> None:
+    builder, idents = secret(512)
+    s = run(Design.UNMAPPED_ALLOC_WHOLE, builder, GIGA)
+    # The 1G mapping is split, its 2M entry is not: one call, one flush for the split and one for the chunk.
+    expected = {"1g": 1, "2m": 0, "calls": 1, "flushes": 2, "touched": 1, "now": 1, "stranded": 0, "cached": 0, "failed": 0}
+    assert figures(s) == expected
+    for ident in idents[1:]:
+        builder.free(ident)
+    builder.shrink(1)
+    s = run(Design.UNMAPPED_ALLOC_WHOLE, builder, GIGA)
+    assert figures(s) == expected | {"2m": 1, "calls": 2, "flushes": 3, "cached": 510}
+    assert run(Design.UNMAPPED_ALLOC, builder, GIGA).rows() == s.rows()
+
+
+def test_chunks_that_are_released_as_a_whole_leave_no_split_behind() -> None:
+    builder, idents = secret(513)  # two chunks that merge
+    for ident in idents:
+        builder.free(ident)
+    builder.shrink(1)
+    s = run(Design.UNMAPPED_ALLOC_WHOLE, builder, GIGA)
+    assert s.rows().released == (0,) * 10 + (1,)
+    assert figures(s) == {"1g": 1, "2m": 0, "calls": 3, "flushes": 3, "touched": 2, "now": 0, "stranded": 0, "cached": 0, "failed": 0}
+
+
 def test_published_unmaps_only_what_was_asked_for_so_later_pages_are_exposed() -> None:
     builder, _ = secret(3)
     s = run(Design.UNMAPPED_ALLOC_PUBLISHED, builder, GIGA)

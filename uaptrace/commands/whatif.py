@@ -31,6 +31,7 @@ _POLICIES: Final = (
     "secretmem_pool",
     "unmapped_alloc_published",
     "unmapped_alloc",
+    "unmapped_alloc_whole",
 )
 _KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
 _DEFAULT_MEMORY: Final = 4 << 30

@@ -6,7 +6,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 cimport cython
 
 cdef int64_t _NR_ORDERS, _TOP, _PMD, _REGION, _GIGA, _K4, _M2, _G1, _ABSENT, _DEFAULT, _OTHER_PERMISSION, _UNMOVABLE, _MOVABLE
-cdef int64_t _RECLAIMABLE, _UNMAPPED, _CACHE_LISTS, _PAGE_LIST, _NONE, _MIGRATE, _GROUPED, _PKS, _POOL, _PUBLISHED, _INTENDED
+cdef int64_t _RECLAIMABLE, _UNMAPPED, _CACHE_LISTS, _PAGE_LIST, _NONE, _MIGRATE, _GROUPED, _PKS, _POOL, _PUBLISHED, _INTENDED, _WHOLE
 cdef int64_t _ALLOCATE, _FREE, _CHANGE, _CHANGE_RANGE, _RESTORE_RANGE, _SHRINK, _CLOSE, _HIDDEN, _ORDINARY, _FIXED, _IN_USE
 cdef int64_t _C_SPLIT_2M, _C_SPLIT_1G, _C_OPERATIONS, _C_PAGES_CHANGED, _C_FLUSHES, _C_TOUCHED, _C_TOUCHED_NOW, _C_STRANDED, _C_4K
 cdef int64_t _C_2M, _C_1G, _C_CACHE, _C_CACHE_PEAK, _C_HELD, _C_FAILED, _C_EXPOSED, _C_CAPTURED, _C_MIGRATED, _C_FALLBACKS, _C_ASKED
@@ -68,12 +68,12 @@ cdef void _cache_free(Engine s, int64_t page, int64_t order) noexcept
 cdef bint _cache_has(Engine s, int64_t page, int64_t order) noexcept
 @cython.locals(current=int64_t, high=int64_t, nr_pages=int64_t, page=int64_t)
 cdef int64_t _cache_smallest(Engine s, int64_t order) noexcept
-@cython.locals(chunk=int64_t, page=int64_t, queue=int64_t)
-cdef bint _cache_refill(Engine s, int64_t order, bint published) noexcept
-@cython.locals(flush=bint, i=int64_t, nr_pages=int64_t, order=int64_t)
-cdef int64_t _cache_release(Engine s, int64_t page, bint published) noexcept
-@cython.locals(freed=int64_t, nr_pages=int64_t, order=int64_t, page=int64_t, released=int64_t)
-cdef int64_t _cache_shrink(Engine s, int64_t wanted, bint published) noexcept
+@cython.locals(chunk=int64_t, page=int64_t, published=bint, queue=int64_t)
+cdef bint _cache_refill(Engine s, int64_t order, int64_t design) noexcept
+@cython.locals(flush=bint, i=int64_t, nr_pages=int64_t, order=int64_t, published=bint)
+cdef int64_t _cache_release(Engine s, int64_t page, int64_t design) noexcept
+@cython.locals(freed=int64_t, nr_pages=int64_t, order=int64_t, page=int64_t, published=bint, released=int64_t)
+cdef int64_t _cache_shrink(Engine s, int64_t wanted, int64_t design) noexcept
 cdef void _list_put(Engine s, int64_t page) noexcept
 @cython.locals(i=int64_t, nr_pages=int64_t, page=int64_t)
 cdef int64_t _list_take(Engine s, bint protect) noexcept

@@ -43,6 +43,7 @@ _GROUPED = int(Design.GROUPED_VMALLOC)
 _PKS = int(Design.PKS_TABLES)
 _POOL = int(Design.SECRETMEM_POOL)
 _PUBLISHED = int(Design.UNMAPPED_ALLOC_PUBLISHED)
+_WHOLE = int(Design.UNMAPPED_ALLOC_WHOLE)
 _INTENDED = int(Design.UNMAPPED_ALLOC)
 
 _ALLOCATE = int(Op.ALLOCATE)
@@ -492,8 +493,9 @@ def _cache_smallest(s: Engine, order: int) -> int:
     return -1
 
 
-def _cache_refill(s: Engine, order: int, published: bool) -> bool:
+def _cache_refill(s: Engine, order: int, design: int) -> bool:
     """Take a chunk of PMD order, or of the largest lower order there is, and make it absent."""
+    published = design == _PUBLISHED
     page = -1
     chunk = -1
     queue = s.counts[_C_QUEUE]
@@ -517,15 +519,19 @@ def _cache_refill(s: Engine, order: int, published: bool) -> bool:
         s.counts[_C_FALLBACKS] += 1
     s.counts[_C_REFILLS + chunk] += 1
     # As published, only as many pages as were asked for are unmapped; the rest of the chunk is handed out mapped.
-    _hide_pages(s, page, 1 << order if published else 1 << chunk)
+    if design == _WHOLE and chunk >= _PMD:
+        _set_range(s, page, 1 << chunk, _ABSENT)
+    else:
+        _hide_pages(s, page, 1 << order if published else 1 << chunk)
     if published:
         s.block_bit[page >> _PMD] = 1
     _cache_free(s, page, chunk)
     return True
 
 
-def _cache_release(s: Engine, page: int, published: bool) -> int:
+def _cache_release(s: Engine, page: int, design: int) -> int:
     """Give one free block back to the page allocator, mapped; its pages."""
+    published = design == _PUBLISHED
     order = s.corder[page]
     _cache_remove(s, page)
     nr_pages = 1 << order
@@ -534,8 +540,12 @@ def _cache_release(s: Engine, page: int, published: bool) -> int:
     if published and order == _PMD:
         s.block_bit[page >> _PMD] = 0
     flush = False
-    for i in range(page, page + nr_pages):
-        flush = _default_page(s, i) or flush
+    if design == _WHOLE and order >= _PMD:
+        _set_range(s, page, nr_pages, _DEFAULT)
+        s.counts[_C_FLUSHES] -= 1  # what was absent is in no TLB
+    else:
+        for i in range(page, page + nr_pages):
+            flush = _default_page(s, i) or flush
     if flush:
         s.counts[_C_FLUSHES] += 1
     if s.nr_refills == 0:  # else the page allocator is not part of the model
@@ -543,8 +553,9 @@ def _cache_release(s: Engine, page: int, published: bool) -> int:
     return nr_pages
 
 
-def _cache_shrink(s: Engine, wanted: int, published: bool) -> int:
+def _cache_shrink(s: Engine, wanted: int, design: int) -> int:
     """unmapped_alloc_scan_objects(): smallest order first, whole blocks, the first of each list."""
+    published = design == _PUBLISHED
     nr_pages = s.nr_pages
     released = 0
     for order in range(_NR_ORDERS):
@@ -554,7 +565,7 @@ def _cache_shrink(s: Engine, wanted: int, published: bool) -> int:
             page = s.nxt[nr_pages + _CACHE_LISTS + order]
             if page >= nr_pages:
                 break
-            freed += _cache_release(s, page, published)
+            freed += _cache_release(s, page, design)
         released += freed
         if released >= wanted:
             break
@@ -740,8 +751,8 @@ def _shrink(s: Engine, design: int, wanted: int) -> int:
     released = 0
     if design in (_GROUPED, _PKS):
         released = _list_shrink(s, wanted)
-    elif design in (_INTENDED, _PUBLISHED):
-        released = _cache_shrink(s, wanted, design == _PUBLISHED)
+    elif design in (_INTENDED, _PUBLISHED, _WHOLE):
+        released = _cache_shrink(s, wanted, design)
     s.counts[_C_ASKED] += wanted
     s.counts[_C_RELEASED] += released
     return released
@@ -756,7 +767,7 @@ def _serve_block(s: Engine, design: int, order: int, recorded: int) -> int:
     page = _cache_smallest(s, order)
     if page >= 0:
         s.counts[_C_HITS] += 1
-    elif _cache_refill(s, order, design == _PUBLISHED):
+    elif _cache_refill(s, order, design):
         page = _cache_smallest(s, order)
     return page
 
@@ -861,7 +872,7 @@ def _free(s: Engine, design: int, ident: int, owner: int) -> None:
     elif how == _HELD_PAGES:
         for i in range(nr_pages):
             _put_page(s, design, owner, s.held[slot + i])
-    elif design in (_INTENDED, _PUBLISHED):
+    elif design in (_INTENDED, _PUBLISHED, _WHOLE):
         if s.nr_refills > 0 and _cache_has(s, page, order):
             s.counts[_C_OUTSIDE] += 1
         else:

@@ -22,6 +22,7 @@ class Design(IntEnum):
     SECRETMEM_POOL = 4
     UNMAPPED_ALLOC_PUBLISHED = 5
     UNMAPPED_ALLOC = 6
+    UNMAPPED_ALLOC_WHOLE = 7
 
     @property
     def label(self) -> str:

@@ -38,6 +38,8 @@ SAMPLED: Final = (
 )
 """Counts (in lower case) that the time series has."""
 
+_WITH_RECORDED_REFILLS: Final = (Design.UNMAPPED_ALLOC, Design.UNMAPPED_ALLOC_PUBLISHED, Design.UNMAPPED_ALLOC_WHOLE)
+
 
 @dataclass(frozen=True, slots=True)
 class CacheRows:
@@ -279,7 +281,7 @@ def _initial_state(design: Design, requests: Requests, memory: Memory, *, use_re
     _count_levels(state)
     pfns, orders = memory.free_pfns, memory.free_orders
     if use_refills:
-        if (requests.flags & RequestFlag.ORDINARY).any() or design not in (Design.UNMAPPED_ALLOC, Design.UNMAPPED_ALLOC_PUBLISHED):
+        if (requests.flags & RequestFlag.ORDINARY).any() or design not in _WITH_RECORDED_REFILLS:
             raise ValueError("recorded refills are for unmapped_alloc, without ordinary requests")
         if not all(_fits(pfn, order, nr_pages) for pfn, order in refills):
             raise ValueError("a recorded refill is outside of memory, or not aligned")

@@ -27,6 +27,7 @@ TITLES: Final = {
     Design.SECRETMEM_POOL: "secretmem pool",
     Design.UNMAPPED_ALLOC_PUBLISHED: "unmapped_alloc, published",
     Design.UNMAPPED_ALLOC: "unmapped_alloc, intended",
+    Design.UNMAPPED_ALLOC_WHOLE: "unmapped_alloc, whole 2M",
 }
 """Names for people; ``Design.label`` is the one for programs."""
 
@@ -38,8 +39,14 @@ _COLORS: Final = {
     Design.SECRETMEM_POOL: "#cc79a7",
     Design.UNMAPPED_ALLOC_PUBLISHED: "#d55e00",
     Design.UNMAPPED_ALLOC: "#0057b8",
+    Design.UNMAPPED_ALLOC_WHOLE: "#7b3fa0",
 }
-_DASHES: Final = {Design.UNMAPPED_ALLOC_PUBLISHED: (0, (4, 2)), Design.PKS_TABLES: (0, (1, 1)), Design.GROUPED_VMALLOC: (0, (6, 2, 1, 2))}
+_DASHES: Final = {
+    Design.UNMAPPED_ALLOC_PUBLISHED: (0, (4, 2)),
+    Design.UNMAPPED_ALLOC_WHOLE: (0, (2, 1)),
+    Design.PKS_TABLES: (0, (1, 1)),
+    Design.GROUPED_VMALLOC: (0, (6, 2, 1, 2)),
+}
 _SETTINGS: Final[Any] = {
     "svg.hashsalt": "uaptrace",
     "svg.fonttype": "path",
@@ -187,6 +194,8 @@ def _notes(answer: WhatIf) -> list[str]:
         )
     if any(c[Count.FAILED] for c in by_design.values()):
         notes.append("not served: allocations that failed for want of memory; a design that serves fewer splits less.")
+    if Design.UNMAPPED_ALLOC_WHOLE in by_design:
+        notes.append("unmapped_alloc, whole 2M: chunks of 2M change by one call. An absent 2M entry counts as 2M.")
     pool = by_design.get(Design.SECRETMEM_POOL)
     if pool:
         migrated = f"; {pool[Count.MIGRATED_PAGES]} pages had to be migrated for it" if pool[Count.MIGRATED_PAGES] else ""
