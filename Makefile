@@ -59,7 +59,7 @@ test: setup packages lint
 
 # Every row of the matrix, also those that CI has no time for.
 matrix: setup packages
-	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py tests/vm/test_bisect.py $(PYTEST_ARGS)
+	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py tests/vm/test_bisect.py tests/vm/test_here.py $(PYTEST_ARGS)
 
 bench: setup packages
 	$(BIN)/python -m bench

@@ -64,6 +64,7 @@ class _TrialCommand(StrictCommand):
 @click.option("--count-instructions", is_flag=True, help="Count the instructions of the work exactly (emulated, with one CPU).")
 @click.option("--fail-if", "fail_if", metavar="CONDITION", multiple=True, help="Such as 'splits.2m > baseline * 1.1'.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help=f"Default: {_FOLDER}, or the next free name.")
+@click.option("--here", metavar="NAME", help="Make the runs on this host, with the kernel that runs now, and call it so.")
 @click.option("--resume", is_flag=True, help="Go on with the trial in DIR; runs that failed are made again.")
 @click.option("--format", "format_", type=click.Choice(["text", "md", "json", "ktap", "junit"]), default="text", show_default=True,
               help="What goes to standard output. DIR gets them all.")  # fmt: skip
@@ -81,6 +82,7 @@ def trial(
     count_instructions: bool,
     fail_if: tuple[str, ...],
     output: Path | None,
+    here: str | None,
     resume: bool,
     format_: str,
     kconfig: bool,
@@ -89,6 +91,9 @@ def trial(
 
     A kernel is patched (the project's own), patched-6.12, debian-7.3, a kernel image or the folder of a kernel's build; each with
     +ARGUMENTS for its command line. The first is what the others are held against.
+
+    On a host of its own: --here NAME -o DIR as root under each kernel, then "uaptrace trial join DIR" ("join DIR NAME NAME..." for
+    another order).
 
     \b
     Exit status: 0 nothing is broken and no condition failed, 3 an invariant is broken, 5 pages differ, 6 a condition failed,
@@ -100,6 +105,10 @@ def trial(
 
         click.echo(kconfig_fragment(), nl=False)
         return 0
+    if here is not None:
+        return _here(here, kernels, _named(workloads, command, seed), repeat, seed, timeout_s, output, resume=resume)
+    if kernels[:1] == ("join",):
+        return _join(kernels[1:], fail_if, format_)
     if len(kernels) < 2:
         raise UsageError("name two kernels at least, such as: uaptrace trial debian-6.12 patched-6.12")
     from uaptrace.trial.boot import begin
@@ -114,12 +123,70 @@ def trial(
     begin(plan, folder, resume=resume)
     runs, interrupted = _run(plan, folder)
     outcome = _judged(plan, runs, conditions)
-    texts = _texts(outcome)
-    _write(folder, texts, plan, runs)
-    click.echo(texts[format_], nl=False)
+    _answer(outcome, plan, runs, folder, format_)
     if interrupted:
         raise KeyboardInterrupt
     return int(outcome.status)
+
+
+def _here(
+    label: str,
+    kernels: tuple[str, ...],
+    work: tuple[Workload, ...],
+    repeat: int,
+    seed: int,
+    timeout_s: float,
+    output: Path | None,
+    *,
+    resume: bool,
+) -> int:
+    """The runs of the kernel that runs now. Returns the exit status."""
+    from uaptrace.trial.boot import begin
+    from uaptrace.trial.here import folder_here, plan_here
+
+    if kernels:
+        raise UsageError("--here makes the runs of this kernel only: name no other one")
+    if output is None:
+        raise UsageError("--here needs -o DIR: the same folder for each kernel")
+    plan = plan_here(label, work, repeat, seed, timeout_s)
+    folder = folder_here(output.resolve(), label)
+    begin(plan, folder, resume=resume)
+    runs, interrupted = _run(plan, folder)
+    if interrupted:
+        raise KeyboardInterrupt
+    outcome = _judged(plan, runs, [])
+    click.echo(f"trial: {sum(run.result is not None for run in runs)} of {repeat} runs of {label} are in {folder}", err=True)
+    return int(outcome.status)
+
+
+def _join(names: tuple[str, ...], fail_if: tuple[str, ...], format_: str) -> int:
+    """The table of runs that were made on a host. Returns the exit status."""
+    from uaptrace.trial.conditions import parse_condition
+    from uaptrace.trial.here import join
+
+    if not names:
+        raise UsageError("join needs the folder of the runs, such as: uaptrace trial join DIR")
+    conditions = [parse_condition(text) for text in fail_if]
+    folder = Path(names[0]).resolve()
+    plan, runs = join(folder, names[1:])
+    outcome = _judged(plan, runs, conditions)
+    _answer(outcome, plan, runs, folder, format_)
+    return int(outcome.status)
+
+
+def _answer(outcome: Outcome, plan: Plan, runs: list[Run], folder: Path, format_: str) -> None:
+    texts = _texts(outcome)
+    _write(folder, texts, plan, runs)
+    click.echo(texts[format_], nl=False)
+
+
+def _named(workloads: tuple[str, ...], command: tuple[str, ...], seed: int) -> tuple[Workload, ...]:
+    """Work for a host that is somebody's: none by default, and a command needs no checkout."""
+    from uaptrace.trial.plan import Workload
+
+    if not workloads and not command:
+        raise UsageError("--here runs no work by default: give --workload, or a command after --")
+    return _work(workloads, command, seed) if workloads else (Workload(shlex.join(command), command),)
 
 
 def _work(workloads: tuple[str, ...], command: tuple[str, ...], seed: int) -> tuple[Workload, ...]:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a trial's virtual machines one after the other, each in a folder of its own, and reads what they left.
+"""Makes a trial's runs one after the other, each in a folder of its own, and reads what they left.
+
+A run is a virtual machine, or (``--here``) the kernel that this host runs now.
 
 DIR/plan.json               what the trial is (``Plan.to_json()``)
 DIR/runs/2-patched/         second run: order.json, result.json, patched.uaptrace, console, log
@@ -82,7 +84,7 @@ def run_all(plan: Plan, folder: Path, say: Callable[[str], None]) -> Iterator[Ru
     runs = plan.runs()
     seconds: list[float] = []
     for place, (kernel, number) in enumerate(runs):
-        run_folder = folder / "runs" / f"{place + 1}-{_file_name(plan.kernels[kernel].label)}"
+        run_folder = folder_of(folder, place, plan.kernels[kernel])
         if earlier := _earlier(run_folder, kernel, number):
             say(f"run {place + 1} of {len(runs)}: {plan.kernels[kernel].label}: kept")
             yield earlier
@@ -97,16 +99,22 @@ def run_all(plan: Plan, folder: Path, say: Callable[[str], None]) -> Iterator[Ru
         yield run
 
 
+def folder_of(folder: Path, place: int, kernel: Kernel) -> Path:
+    """Of the run that is made as number ``place`` (from 0) of the trial in ``folder``."""
+    return folder / "runs" / f"{place + 1}-{file_name(kernel.label)}"
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def recording_name(kernel: Kernel) -> str:
     """What the recording of a run is called, in the run's folder."""
-    return f"{_file_name(kernel.label)}.uaptrace"
+    return f"{file_name(kernel.label)}.uaptrace"
 
 
-def _file_name(label: str) -> str:
+def file_name(label: str) -> str:
+    """A label as the name of a file or folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")[-60:] or "kernel"
 
 
@@ -124,30 +132,44 @@ def _run(plan: Plan, kernel: Kernel, folder: Path, number: int, repetition: int)
     folder.mkdir(parents=True)
     order = Order([list(work.command) for work in plan.workloads], plan.count_instructions, recording_name(kernel))
     (folder / ORDER).write_text(json.dumps(asdict(order)))
-    command = [str(BOOT), *kernel.boot_options(), "--memory", plan.memory, "--cpus", str(plan.cpus), "--timeout", f"{plan.timeout_s:g}"]
-    command += ["--rwdir", str(folder), "--console", str(folder / "console"), *(COUNTED if plan.count_instructions else ())]
-    command += ["--", sys.executable, "-m", "uaptrace.trial.guest", str(folder)]
+    command = [sys.executable, "-m", "uaptrace.trial.guest", str(folder)]
+    if not kernel.is_here:
+        command = [*_booted(plan, kernel, folder), "--", *command]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=None if kernel.is_here else CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
-            status = process.wait()
+            # kernel/boot ends its guest in time by itself, and says so.
+            status = process.wait(plan.timeout_s if kernel.is_here else None)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            return Run(number, repetition, folder, None, f"{kernel.label}: not over after {plan.timeout_s:g} s", TrialStatus.TIMEOUT)
         except BaseException:
             process.terminate()  # and it takes its virtual machine with it
             process.wait()
             raise
-    return _read(kernel, folder, number, repetition, status)
+    return read_run(kernel, folder, number, repetition, status)
 
 
-def _read(kernel: Kernel, folder: Path, number: int, repetition: int, status: int) -> Run:
+def _booted(plan: Plan, kernel: Kernel, folder: Path) -> list[str]:
+    command = [str(BOOT), *kernel.boot_options(), "--memory", plan.memory, "--cpus", str(plan.cpus), "--timeout", f"{plan.timeout_s:g}"]
+    return [*command, "--rwdir", str(folder), "--console", str(folder / "console"), *(COUNTED if plan.count_instructions else ())]
+
+
+def read_run(kernel: Kernel, folder: Path, number: int, repetition: int, status: int = 0) -> Run:
+    """What a run left in its folder. ``status``: with which it ended."""
     try:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
-        lines = (folder / "log").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        console = folder / "console"
-        died = why_it_died(console.read_text(errors="replace")) if console.exists() else ""
-        why = lines[-1].removeprefix("boot: ") + (f": {died}" if died else "")
-        meaning = _BOOT_STATUS.get(status, TrialStatus.CANNOT_TRACE)
-        return Run(number, repetition, folder, None, f"{kernel.label}: {why} ({console} has the kernel's messages)", meaning)
+        log, console = folder / "log", folder / "console"
+        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        why = said[-1].removeprefix("boot: ") if said else "it said nothing"
+        if console.exists():
+            died = why_it_died(console.read_text(errors="replace"))
+            why += (f": {died}" if died else "") + f" ({console} has the kernel's messages)"
+        return Run(number, repetition, folder, None, f"{kernel.label}: {why}", _BOOT_STATUS.get(status, TrialStatus.CANNOT_TRACE))
     if "error" in result:
         return Run(number, repetition, folder, None, f"{kernel.label}: {result['error']}", TrialStatus(result["status"]))
     return Run(number, repetition, folder, result, "", TrialStatus.OK)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the virtual machine: one tracing session from before the work to after it, and what it saw as one JSON document.
+"""One tracing session from before the work to after it, and what it saw as one JSON document. Runs in the virtual machine, or on the
+host itself (``trial --here``).
 
 ``python -m uaptrace.trial.guest FOLDER``: FOLDER/order.json says what to do (``Order``), FOLDER/result.json is the answer, and
 the recording and what the work said (``output``) are beside it. What goes wrong is in the answer too: ``error`` and ``status``.
@@ -91,7 +92,7 @@ def run(folder: Path) -> int:
 def _traced(order: Order, folder: Path) -> dict[str, Any]:
     from uaptrace.recording import RecordingWriter
 
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    _unlock_memory()
     _set_fault(Path("/proc/cmdline").read_text())
     source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.ENTRY)))
     try:
@@ -127,6 +128,15 @@ def _answer(
         "snapshot": snapshot_to_json(snapshot),
         "hooks": [asdict(hook) for hook in snapshot.hooks],
     }
+
+
+def _unlock_memory() -> None:
+    """Secret memory counts as locked. Where the limit may not be raised, as much as is allowed."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
 
 
 def _set_fault(command_line: str) -> None:

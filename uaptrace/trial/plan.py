@@ -19,13 +19,18 @@ FAULT_ARGUMENT: Final = "unmapped_alloc_fault"
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel of a trial: a name that kernel/boot takes, or an image; and more arguments for its command line."""
+    """One kernel of a trial: a name that kernel/boot takes, or an image; and more arguments for its command line. Neither: this host's."""
 
     label: str
     """As it was given."""
     name: str | None
     image: Path | None
     append: str
+
+    @property
+    def is_here(self) -> bool:
+        """It is the kernel that this host runs: nothing is booted."""
+        return self.name is None and self.image is None
 
     def boot_options(self) -> list[str]:
         """Options of kernel/boot that start it."""
@@ -50,7 +55,7 @@ class Plan:
     repeat: int
     seed: int
     memory: str
-    """As kernel/boot takes it: 2G."""
+    """As kernel/boot takes it: 2G. Of a host: for people."""
     cpus: int
     timeout_s: float
     """Of one run, from the start of the virtual machine."""

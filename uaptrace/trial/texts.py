@@ -50,10 +50,13 @@ def _difference(row: Row) -> str:
 def conditions_of(plan: Plan) -> list[tuple[str, str]]:
     """(what, value) of what the runs have in common."""
     counted = "counted (QEMU -icount)" if plan.count_instructions else "not counted"
+    here = plan.kernels[0].is_here
+    machine = "this host" if here else "QEMU"
+    order = "" if here else ", forwards and backwards in turn"
     return [
         ("work", "; ".join(work.label for work in plan.workloads)),
-        ("runs", f"{plan.repeat} of each kernel, forwards and backwards in turn, seed {plan.seed}"),
-        ("machine", f"QEMU, {plan.memory} of memory, {plan.cpus} CPUs; instructions {counted}"),
+        ("runs", f"{plan.repeat} of each kernel{order}, seed {plan.seed}"),
+        ("machine", f"{machine}, {plan.memory} of memory, {plan.cpus} CPUs; instructions {counted}"),
         ("tool", f"uaptrace {__version__}: all events from before the work to after it, audit, verify"),
     ]
 

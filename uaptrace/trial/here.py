@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trial of kernels that one host boots itself: the runs of each kernel in DIR/NAME, and all of them joined.
+
+DIR/NAME is a trial's folder (boot.py) whose plan has one kernel. When its plan was written says which kernel was first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from uaptrace.abi.errors import UsageError
+from uaptrace.trial.boot import PLAN, Run, file_name, folder_of, read_run
+from uaptrace.trial.plan import Kernel, Plan, Workload
+
+_SAME: Final = ("workloads", "repeat", "seed")
+"""What the plans of kernels that are compared have in common."""
+_MEM_TOTAL: Final = "MemTotal:"
+
+
+def plan_here(label: str, workloads: tuple[Workload, ...], repeat: int, seed: int, timeout_s: float) -> Plan:
+    """For the kernel that runs now."""
+    return Plan(
+        (Kernel(label, None, None, ""),), workloads, repeat, seed, _memory(), os.cpu_count() or 1, timeout_s, count_instructions=False
+    )
+
+
+def folder_here(folder: Path, label: str) -> Path:
+    """Where the runs of the kernel with that label are."""
+    return folder / file_name(label)
+
+
+def join(folder: Path, labels: Sequence[str]) -> tuple[Plan, list[Run]]:
+    """All kernels of the folder as one trial, in the order in which their runs were begun, or that of ``labels``: the first is the
+    baseline. UsageError where there are not two, or they were not given the same work."""
+    plans = _plans(folder)
+    if labels:
+        missing = [label for label in labels if label not in plans]
+        if missing:
+            raise UsageError(f"{folder} has no runs of {missing[0]} (it has {', '.join(plans) or 'none'})")
+        plans = {label: plans[label] for label in labels}
+    if len(plans) < 2:
+        raise UsageError(
+            f"{folder} has runs of {len(plans)} kernels: boot another one, and run uaptrace trial --here NAME -o {folder} there"
+        )
+    first = next(iter(plans.values()))
+    for label, plan in plans.items():
+        differing = [name for name in _SAME if plan[name] != first[name]]
+        if differing:
+            raise UsageError(f"{label} was given other {differing[0]} than {first['kernels'][0]}: only runs of the same work are compared")
+    whole = replace(_plan(first), kernels=tuple(Kernel(label, None, None, "") for label in plans))
+    runs = []
+    for number, kernel in enumerate(whole.kernels):
+        for repetition in range(whole.repeat):
+            run_folder = folder_of(folder_here(folder, kernel.label), repetition, kernel)
+            if run_folder.exists():
+                runs.append(read_run(kernel, run_folder, number, repetition))
+    return whole, runs
+
+
+def _plans(folder: Path) -> dict[str, dict[str, Any]]:
+    """By label, those begun first first."""
+    found = []
+    for path in folder.glob(f"*/{PLAN}"):
+        try:
+            plan = json.loads(path.read_text())
+            (label,) = plan["kernels"]
+            _plan(plan)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{path} is no plan of runs on a host") from None
+        found.append((path.stat().st_mtime_ns, str(label), plan))
+    return {label: plan for _, label, plan in sorted(found, key=lambda one: one[:2])}
+
+
+def _plan(said: dict[str, Any]) -> Plan:
+    """Of Plan.to_json(). Raises KeyError, TypeError or ValueError where it is none."""
+    return Plan(
+        tuple(Kernel(str(label), None, None, "") for label in said["kernels"]),
+        tuple(Workload(str(work["label"]), tuple(map(str, work["command"]))) for work in said["workloads"]),
+        int(said["repeat"]),
+        int(said["seed"]),
+        str(said["memory"]),
+        int(said["cpus"]),
+        float(said["timeout_s"]),
+        bool(said["count_instructions"]),
+    )
+
+
+def _memory() -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = next(int(line.split()[1]) for line in lines if line.startswith(_MEM_TOTAL))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return "?"
+    return f"{kib / (1 << 20):.1f} GiB"
