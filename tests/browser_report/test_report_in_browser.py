@@ -169,3 +169,4 @@ def test_without_scripts_pictures_and_tables_are_still_there(browser: Any, pages
         assert shown.page.locator(".map img").count() == 4
         assert "2M mappings split" in shown.page.locator("#differences").inner_text()
         assert shown.page.locator(".flame .f").count() > 10
+        assert shown.page.locator("#flame-difference .f.more, #flame-difference .f.fewer").count() > 10

@@ -25,7 +25,7 @@ from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, MapReading, Records, Update
 from uaptrace.recording import RecordingWriter
 from uaptrace.reports.page.figures import comparison, differences, figures, sentence
-from uaptrace.reports.page.flame import tree
+from uaptrace.reports.page.flame import difference, difference_html, tree
 from uaptrace.reports.page.gather import Recorded, gather
 from uaptrace.reports.page.page import page
 from uaptrace.reports.page.texts import report_to_json, report_to_markdown
@@ -102,6 +102,22 @@ def test_the_flame_graph_adds_up(series: Recorded) -> None:
         assert not node.children or sum(child.count for child in node.children.values()) == node.count
         nodes += node.children.values()
     assert "load_module" in str(root)
+
+
+def test_the_difference_of_two_flame_graphs_is_that_of_the_two(plain: Recorded, series: Recorded) -> None:
+    root = difference(plain.end, series.end)
+    assert (root.before, root.after) == (tree(plain.end).count, tree(series.end).count)
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        for side in ("before", "after", "width"):
+            assert not node.children or sum(getattr(child, side) for child in node.children.values()) == getattr(node, side)
+        assert node.width >= max(node.before, node.after)
+        nodes += node.children.values()
+    other = difference(series.end, plain.end)
+    assert (other.before, other.after, other.width) == (root.after, root.before, root.width)
+    assert 'class="f same"' in difference_html(series.end, series.end)
+    assert 'class="f more"' not in difference_html(series.end, series.end)
 
 
 @pytest.mark.parametrize("files", [["series.rec"], ["plain.rec", "series.rec"]])

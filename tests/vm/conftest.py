@@ -44,6 +44,11 @@ class Row:
     def series(self) -> bool:
         return self.kernel.startswith("patched")
 
+    @property
+    def whole_chunks(self) -> bool:
+        """The series changes chunks of 2M by one call."""
+        return "unmapped_alloc.whole_pmd=1" in self.append
+
     def kernel_name(self) -> str:
         """As kernel/boot knows it."""
         if self.kernel != OTHER:

@@ -33,6 +33,8 @@ def test_every_hook_of_this_kernel_is_attached(run: Run) -> None:
         expected |= {"alloc_pages"} if "entry" in run.row.extra else set()
     if "count" in run.row.extra:
         expected |= {"alloc_pages_count"}
+    if run.row.kernel.endswith("-7.3"):
+        expected |= {"set_valid"}
     attached = {name for name, hook in hooks.items() if hook["mechanism"]}
     assert attached == expected
     mechanism = "kprobe" if "kprobe" in run.row.extra else "fentry"
@@ -107,7 +109,8 @@ def test_secretmem_pages_are_counted_one_by_one(run: Run) -> None:
     assert delta["cache_alloc"] == delta["pages_allocated"] == pages
     assert delta["cache_free"] == delta["pages_freed"] == pages
     assert delta["cache_alloc_failed"] == 0
-    assert delta["set_invalid"] == delta["pages_refilled"], "a refill unmaps every page of its chunk, nothing else unmaps any"
+    pages_per_call = 512 if run.row.whole_chunks else 1
+    assert delta["set_invalid"] * pages_per_call == delta["pages_refilled"], "a refill unmaps all of its chunk, nothing else unmaps any"
     assert delta["cache_hit"] + delta["cache_refill"] == pages
 
 

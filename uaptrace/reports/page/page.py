@@ -16,7 +16,7 @@ from uaptrace.model.snapshot import Cause, Histogram, Snapshot
 from uaptrace.reports import map_scene
 from uaptrace.reports.documents import ledger_is_complete
 from uaptrace.reports.page import figures as key
-from uaptrace.reports.page.flame import flame_html
+from uaptrace.reports.page.flame import difference_html, flame_html
 from uaptrace.reports.page.gather import Recorded
 from uaptrace.reports.page.pictures import Picture, picture
 from uaptrace.views import words
@@ -84,6 +84,7 @@ def page(recordeds: Sequence[Recorded]) -> str:
         _section("coverage", "Mappings over time", _COVERAGE_WORDS, [_coverage(r, charts) for r in recordeds], recordeds),
         _section("splits", "Splits", _SPLIT_WORDS, [_splits(r, charts) for r in recordeds], recordeds),
         _section("flame", "Who splits: stacks", _FLAME_WORDS, [_flame(r) for r in recordeds], recordeds, wide=True),
+        *([_flame_difference(*recordeds)] if len(recordeds) == 2 else []),
         _section("cache", "The unmapped cache", _CACHE_WORDS, [_cache(r, charts) for r in recordeds], recordeds),
         _section("latency", "How long it takes", _LATENCY_WORDS, [_latency(r) for r in recordeds], recordeds),
         _section("audit", "Audit", _AUDIT_WORDS, [_audit(r) for r in recordeds], recordeds),
@@ -376,6 +377,24 @@ def _flame(recorded: Recorded) -> str:
     if not ledger_is_complete(recorded.end):
         graph += '<p class="reason">The ledger keeps the 256 most frequent groups of splits; rarer ones are not in this graph.</p>'
     return graph
+
+
+_DIFFERENCE_WORDS: Final = (
+    "Both recordings in one graph: a stack is as wide as it has splits in that of the two that has more. "
+    "Green: fewer in B. Red: more in B. Grey: as many in both. The stronger the colour, the larger the part that differs."
+)
+
+
+def _flame_difference(before: Recorded, after: Recorded) -> str:
+    graph = difference_html(before.end, after.end)
+    if not graph:
+        return ""
+    if not all(ledger_is_complete(r.end) for r in (before, after)):
+        graph += '<p class="reason">A ledger keeps the 256 most frequent groups of splits; rarer ones are not in this graph.</p>'
+    return (
+        '<section id="flame-difference"><h2>Who splits: what differs</h2>'
+        f'<p class="said">{_DIFFERENCE_WORDS}</p><div class="pair stacked">{graph}</div></section>'
+    )
 
 
 # Cache
