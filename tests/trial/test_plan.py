@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from uaptrace.abi.errors import UsageError
+from uaptrace.testhost import host, images
 from uaptrace.trial.boot import WORKLOAD, begin, check_workload
 from uaptrace.trial.needs import NEEDS, kconfig_fragment
 from uaptrace.trial.plan import BUILT_IMAGE, Kernel, Plan, Workload, parse_kernel, parse_workload
@@ -47,6 +49,51 @@ def test_a_kernel_is_a_name_an_image_or_a_build_each_with_arguments(tmp_path: Pa
 def test_what_is_no_kernel_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_kernel(text)
+
+
+def package(folder: Path, files: dict[str, bytes]) -> Path:
+    """A .deb with these files."""
+    tree = folder / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    control = "Package: linux-image-test\nVersion: 1\nArchitecture: amd64\nMaintainer: tester <tester@example.invalid>\nDescription: test\n"
+    (tree / "DEBIAN/control").write_text(control)
+    for name, content in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(content)
+    subprocess.run(["dpkg-deb", "-b", str(tree), str(folder / "linux-image.deb")], check=True, stdout=subprocess.DEVNULL)
+    return folder / "linux-image.deb"
+
+
+@pytest.mark.parametrize("image", ["boot/vmlinuz-6.12.0-test", "usr/lib/modules/7.3.0-test/vmlinuz"])
+def test_a_package_is_unpacked_once_and_its_modules_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str) -> None:
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(host, "CACHE", tmp_path / "cache")
+    release = "7.3.0-test" if "7.3" in image else "6.12.0-test"
+    modules = "usr/lib/modules" if "7.3" in image else "lib/modules"
+    deb = package(tmp_path, {image: b"an image", f"{modules}/{release}/kernel/a.ko": b""})
+    kernel = parse_kernel(f"{deb}+quiet")
+    assert kernel.image is not None
+    assert kernel.image.read_bytes() == b"an image"
+    found = images.modules_of(kernel.image)
+    assert found is not None
+    assert found.name == release
+    before = kernel.image.stat().st_ino
+    again = parse_kernel(str(deb)).image
+    assert again is not None
+    assert again.stat().st_ino == before
+
+
+@pytest.mark.parametrize("content", [b"no archive", None])
+def test_a_package_without_a_kernel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(host, "CACHE", tmp_path / "cache")
+    deb = package(tmp_path, {"etc/motd": b""})
+    if content is not None:
+        deb.write_bytes(content)
+    with pytest.raises(UsageError, match="linux-image") as refused:
+        parse_kernel(str(deb))
+    assert "\n" not in str(refused.value)
+    assert not list((tmp_path / "cache/kernels").glob("*package*"))
 
 
 def test_a_build_that_is_not_finished_is_refused(tmp_path: Path) -> None:

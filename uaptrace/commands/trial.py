@@ -89,8 +89,8 @@ def trial(
 ) -> int:
     """Run the same work on several kernels in virtual machines, and print one table of what came of it.
 
-    A kernel is patched (the project's own), patched-6.12, debian-7.3, a kernel image or the folder of a kernel's build; each with
-    +ARGUMENTS for its command line. The first is what the others are held against.
+    A kernel is patched (the project's own), patched-6.12, debian-7.3, a kernel image, its .deb or the folder of a kernel's
+    build; each with +ARGUMENTS for its command line. The first is what the others are held against.
 
     On a host of its own: --here NAME -o DIR as root under each kernel, then "uaptrace trial join DIR" ("join DIR NAME NAME..." for
     another order).

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels by name: Debian's, fetched and unpacked into the cache folder once. Nothing is installed."""
+"""Kernels in Debian packages, unpacked into the cache folder once: by name those that Debian has, by path any. Nothing is installed."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -60,6 +61,34 @@ def debian_image(kernel: str) -> Path:
         return _kept(pattern) or _fetch(kernel, pattern)
 
 
+def packaged_image(package: Path) -> Path:
+    """The image in a .deb, such as ``make bindeb-pkg`` leaves, with its modules in the same tree. HostError where it has none."""
+    dpkg_deb = need("dpkg-deb", "dpkg")
+    try:
+        with package.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise HostError(f"cannot read the package {package}: {error.strerror}") from None
+    kernels = CACHE / "kernels"
+    final = kernels / f"package-{digest}"
+    with locked(final.name):
+        if final.exists() and (kept := image_in(final)):
+            return kept
+        kernels.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".package-", dir=kernels) as work:
+            tree = Path(work, "tree")
+            run([dpkg_deb, "-x", str(package), str(tree)], name=str(package))
+            image = image_in(tree)
+            if image is None:
+                raise HostError(f"{package} has no kernel image (packages of Linux 6.19 and later have it in linux-binary-*)")
+            _link_lib(tree)
+            if any((tree / "lib/modules").glob("*")):
+                run([need("depmod", "kmod"), "-a", "-b", str(tree), release_of(image)])
+            shutil.rmtree(final, ignore_errors=True)
+            tree.rename(final)
+    return final / image.relative_to(tree)
+
+
 def _kept(pattern: re.Pattern[str]) -> Path | None:
     found = []
     for tree in (CACHE / "kernels").glob("linux-image-*_*"):
@@ -105,6 +134,10 @@ def _unpack(lists: archive.Lists, package: archive.Package, work: Path, tree: Pa
         for name in sorted(set(_PARTS.findall(depends)) - seen - {other.name for other in waiting}):
             waiting.append(archive.Package(name, package.version))
         file.unlink()
-    # With the one link a distribution has everything that looks for lib/modules finds it.
+    _link_lib(tree)
+
+
+def _link_lib(tree: Path) -> None:
+    """With the one link a distribution has everything that looks for lib/modules finds it."""
     if not (tree / "lib").exists():
         (tree / "lib").symlink_to("usr/lib")

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.testhost import kernel_names
+from uaptrace.testhost.errors import HostError
+from uaptrace.testhost.images import packaged_image
 
 BUILT_IMAGE: Final = "arch/x86/boot/bzImage"
 """Where a build tree of the kernel has its image."""
@@ -82,7 +84,7 @@ class Plan:
 
 
 def parse_kernel(text: str) -> Kernel:
-    """``patched-6.12``, ``debian-7.3``, a kernel image, or the folder of a build; each with ``+ARGUMENTS`` for its command line.
+    """``patched-6.12``, ``debian-7.3``, a kernel image, its .deb, or the folder of a build; each with ``+ARGUMENTS`` for its command line.
     UsageError where it is none of these."""
     if Path(text).exists():
         return Kernel(text, None, _image(Path(text)), "")
@@ -94,11 +96,16 @@ def parse_kernel(text: str) -> Kernel:
     if kernel_names.is_known(name):
         return Kernel(text, name, None, append)
     if not Path(name).exists():
-        raise UsageError(f"no such kernel: {name or text} (a kernel image, the folder of a kernel's build, {kernel_names.KNOWN})")
+        raise UsageError(f"no such kernel: {name or text} (a kernel image, its .deb, the folder of a kernel's build, {kernel_names.KNOWN})")
     return Kernel(text, None, _image(Path(name)), append)
 
 
 def _image(path: Path) -> Path:
+    if path.suffix == ".deb":
+        try:
+            return packaged_image(path)
+        except HostError as error:
+            raise UsageError(str(error)) from None
     if not path.is_dir():
         return path.resolve()
     image = path / BUILT_IMAGE
