@@ -106,7 +106,7 @@ def test_check_names_a_switch_that_is_off_and_how_to_mend_it(tmp_path: Path, swi
     path.parent.mkdir(parents=True)
     path.write_text("0\n")
     facts = HostFacts(0, None, True, True, "", frozenset(), {"_text": 1})
-    result = check(facts, None, None, lambda _: hooks_by(mechanism), off_now(tmp_path))
+    result = check(facts, None, None, lambda *_: hooks_by(mechanism), off_now(tmp_path))
     finding = next(f for f in result.findings if f.name == "kernel switches")
     assert finding.ok is not is_named
     assert result.status == (DEGRADED if is_named else READY)
@@ -114,7 +114,7 @@ def test_check_names_a_switch_that_is_off_and_how_to_mend_it(tmp_path: Path, swi
         assert FILES[switch] in finding.detail
         assert finding.mend == f"echo 1 > {FILES[switch]}"
     path.write_text("1\n")
-    assert check(facts, None, None, lambda _: hooks_by(mechanism), off_now(tmp_path)).status == READY
+    assert check(facts, None, None, lambda *_: hooks_by(mechanism), off_now(tmp_path)).status == READY
 
 
 def test_what_nobody_told_of_is_not_explained() -> None:

@@ -70,6 +70,7 @@ def main() -> None:
         refused = {
             "check": run(folder, "check"),
             "check_json": run(folder, "check", "--json"),
+            "check_verbose": run(folder, "check", "--verbose", "--json"),
             "top": run(folder, "top", "--once"),
             "top_json": run(folder, "top", "--once", "--json"),
             "verify": run(folder, "verify"),

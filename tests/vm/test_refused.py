@@ -51,6 +51,17 @@ def test_without_it_all_is_well(said: dict[str, dict[str, Any]]) -> None:
     assert document["doubts"] == []
 
 
+def test_check_has_the_whole_of_what_the_verifier_said_where_it_is_asked_for(said: dict[str, dict[str, Any]]) -> None:
+    check = said["refused"]["check_verbose"]
+    assert check["status"] == 1
+    logs = json.loads(check["stdout"])["logs"]
+    assert set(logs) == {"flush_all"}
+    for log in logs["flush_all"]:
+        assert REASON.search(log)
+        assert len(log.splitlines()) > 20
+    assert "logs" not in json.loads(said["refused"]["check_json"]["stdout"])
+
+
 def test_check_has_tried_it_and_has_the_reason(said: dict[str, dict[str, Any]]) -> None:
     check = said["refused"]["check"]
     assert check["status"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from functools import partial
 
 import click
@@ -25,15 +26,30 @@ from uaptrace.loader.switches import off_now
 @click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--compile", "fresh", is_flag=True, help=COMPILE_HELP)
+@click.option("--verbose", is_flag=True, help="With all that the kernel's verifier said of a program that it refused.")
 @click.pass_context
-def check(ctx: click.Context, as_json: bool, fresh: bool) -> None:
+def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None:
     """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
     facts = read_host_facts(wanted_symbols() | set(VARIABLES))
     shipped = None if fresh else shipped_with(bpf_folder())
     load = partial(load_everything, fresh=fresh)
     result = check_host(facts, kcore_error(), tracing_program_error(), load, off_now(), shipped.compiler if shipped else None)
-    click.echo(json.dumps(result.to_json(), indent=2) if as_json else _text(result))
+    if as_json:
+        document = result.to_json()
+        if not verbose:
+            del document["logs"]
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo("\n".join([_text(result), *(_logs(result) if verbose else ())]))
     ctx.exit(result.status)
+
+
+def _logs(result: CheckResult) -> Iterator[str]:
+    if not result.logs:
+        yield "\nThe verifier refused no program."
+    for hook, logs in result.logs.items():
+        for log in logs:
+            yield f"\n--- {hook}: the verifier's log ---\n{log}"
 
 
 def _text(result: CheckResult) -> str:

@@ -25,7 +25,6 @@ from uaptrace.ebpf.objects import (
     load_program,
 )
 from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
-from uaptrace.loader.words import last_words
 from uaptrace.model.hook_status import HookStatus
 
 _SPLIT_HOOKS: Final = ("CPA", "FLUSH_ALL")
@@ -36,7 +35,8 @@ _FIGURES: Final = ("processed ", "verification time ", "stack depth ")
 
 
 class HooksRefusedError(Exception):
-    """The kernel refused to load or attach programs. ``refusals``: its own words, by the names of the hooks; ``logs``: more of them."""
+    """The kernel refused to load or attach programs. ``refusals``: its own words, by the names of the hooks; ``logs``: all of
+    the verifier's."""
 
     def __init__(self, refusals: Mapping[str, str], logs: Mapping[str, str] | None = None) -> None:
         super().__init__("; ".join(f"{hook}: {why}" for hook, why in refusals.items()))
@@ -124,7 +124,7 @@ def _all_loaded(parts: Sequence[_Part], loaded: Sequence[int | ProgramRefusedErr
     if refused:
         raise HooksRefusedError(
             {hook: verdict(error.log) or str(error.strerror) for hook, error in refused.items()},
-            {hook: last_words(error.log) for hook, error in refused.items()},
+            {hook: error.log for hook, error in refused.items()},
         )
     return [fd for fd in loaded if isinstance(fd, int)]
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ class CheckResult:
     hooks: tuple[PlannedHook, ...]
     tried: bool
     """Each program was loaded, so ``hooks`` are what became of them; else they are only what would be tried."""
+    logs: Mapping[str, Sequence[str]]
+    """All that the verifier said of programs that it refused, by the names of their hooks, in the order in which they were tried."""
 
     def state(self, planned: PlannedHook) -> str:
         """``loads``, or HookStatus.state of one that is not attached; ``not tried`` where nothing could be."""
@@ -60,7 +62,7 @@ class CheckResult:
         return "loads" if self.tried else "not tried"
 
     def to_json(self) -> dict[str, Any]:
-        """``status`` (ready, degraded, cannot trace), ``exit_status``, ``kernel``, ``findings`` and ``hooks``."""
+        """``status`` (ready, degraded, cannot trace), ``exit_status``, ``kernel``, ``findings``, ``hooks`` and ``logs``."""
         return {
             "status": ("ready", "degraded", "cannot trace")[self.status],
             "exit_status": self.status,
@@ -78,6 +80,7 @@ class CheckResult:
                 }
                 for planned in self.hooks
             ],
+            "logs": {hook: list(logs) for hook, logs in self.logs.items()},
         }
 
 
@@ -85,7 +88,7 @@ def check(
     facts: HostFacts,
     kcore_error: str | None,
     bpf_error: str | None,
-    try_hooks: Callable[[HostFacts], tuple[PlannedHook, ...]],
+    try_hooks: Callable[[HostFacts, MutableMapping[str, list[str]]], tuple[PlannedHook, ...]],
     switches_off: Iterable[Switch] = (),
     compiler: str | None = None,
 ) -> CheckResult:
@@ -138,9 +141,10 @@ def check(
         ),
     ]
     hooks: tuple[PlannedHook, ...] | None = None
+    logs: dict[str, list[str]] = {}
     if all(f.ok or not f.fatal for f in findings):
         try:
-            hooks = try_hooks(facts)
+            hooks = try_hooks(facts, logs)
         except CannotTraceError as error:
             findings.append(Finding("programs", False, str(error)))
     tried = hooks is not None
@@ -152,7 +156,7 @@ def check(
         status = DEGRADED
     else:
         status = READY
-    return CheckResult(status, tuple(findings), planned, tried)
+    return CheckResult(status, tuple(findings), planned, tried, logs)
 
 
 def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:
@@ -187,8 +191,9 @@ def _switches_finding(planned: Iterable[PlannedHook], switches_off: Iterable[Swi
     return Finding("kernel switches", False, f"the kernel calls no program: {', '.join(paths)} is 0", mend, fatal=False)
 
 
-def load_everything(facts: HostFacts, *, fresh: bool = False) -> tuple[PlannedHook, ...]:
-    """Load each program that a command may want, attach none, and say what became of each hook. ``fresh``: LoaderOptions.compile.
+def load_everything(facts: HostFacts, logs: MutableMapping[str, list[str]], *, fresh: bool = False) -> tuple[PlannedHook, ...]:
+    """Load each program that a command may want, attach none, and say what became of each hook. ``fresh``: LoaderOptions.compile;
+    ``logs`` takes all that the verifier said of programs that it refused, by the names of their hooks.
 
     Raises CannotTraceError.
     """
@@ -205,7 +210,8 @@ def load_everything(facts: HostFacts, *, fresh: bool = False) -> tuple[PlannedHo
             opened.callback(os.close, fd)
         btf = opened.enter_context(KernelBtf())
         constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
-        return load_accepted(options, facts, constants, btf, load_hooks, Progress("loader"))[0]
+        on_log = lambda hook, log: logs.setdefault(hook.lower(), []).append(log.strip("\0 \n"))  # noqa: E731
+        return load_accepted(options, facts, constants, btf, load_hooks, Progress("loader"), on_log)[0]
 
 
 def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:

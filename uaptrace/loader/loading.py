@@ -15,6 +15,7 @@ from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
 from uaptrace.loader.programs import compiled_programs
+from uaptrace.loader.words import last_words
 
 if TYPE_CHECKING:
     from uaptrace.loader.parent import LoaderOptions
@@ -42,11 +43,18 @@ def open_memory(options: LoaderOptions, kcore_fd: int | None) -> tuple[KernelMem
 
 
 def load_accepted(
-    options: LoaderOptions, facts: HostFacts, constants: KernelConstants, btf: KernelBtf, use: Use[Result], say: Callable[[str], None]
+    options: LoaderOptions,
+    facts: HostFacts,
+    constants: KernelConstants,
+    btf: KernelBtf,
+    use: Use[Result],
+    say: Callable[[str], None],
+    on_log: Callable[[str, str], object] = lambda hook, log: None,
 ) -> tuple[tuple[PlannedHook, ...], Result]:
     """What became of each hook, and what ``use`` made of those that the kernel takes.
 
-    A hook that is refused is tried by the next mechanism, and left out when there is none. Raises CannotTraceError.
+    A hook that is refused is tried by the next mechanism, and left out when there is none. ``on_log``: called with the hook's name and
+    all that the verifier said of it. Raises CannotTraceError.
     """
     folder = bpf_folder()
     compiled = compiled_programs(program_text(folder), compiler_flags(), folder, fresh=options.compile)
@@ -67,5 +75,8 @@ def load_accepted(
             return plan, use(compiled, load_constants(constants), plan, btf.function_id)
         except HooksRefusedError as error:
             for hook, why in error.refusals.items():
-                say(f"{hook}: {error.logs.get(hook) or why}")
+                log = error.logs.get(hook, "")
+                say(f"{hook}: {last_words(log) or why}")
+                if log:
+                    on_log(hook, log)
                 refused.setdefault(hook, []).append(why)
