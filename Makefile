@@ -15,9 +15,10 @@ ONCE ?=
 PYTEST_ARGS ?=
 # Tests that `make test` runs at a time: two guests keep two processors busy.
 WORKERS ?= 2
+HOURS ?= 2
 PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup packages run test matrix check lint bench pictures deb test-package clean
+.PHONY: setup packages run test matrix soak check lint bench pictures deb test-package clean
 
 setup: $(VENV)/.ready bpf/programs.json
 
@@ -60,6 +61,10 @@ test: setup packages lint
 # Every row of the matrix, also those that CI has no time for.
 matrix: setup packages
 	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py tests/vm/test_bisect.py tests/vm/test_here.py $(PYTEST_ARGS)
+
+# Left running on a host that is never quiet: make soak HOURS=2 (of a kernel with a dump of its page tables).
+soak: setup packages
+	UAPTRACE_SOAK_HOURS=$(HOURS) KERNEL=$(KERNEL) $(BIN)/pytest tests/vm/test_soak.py $(PYTEST_ARGS)
 
 bench: setup packages
 	$(BIN)/python -m bench

@@ -46,7 +46,7 @@ def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None
 
 def _logs(result: CheckResult) -> Iterator[str]:
     if not result.logs:
-        yield "\nThe verifier refused no program."
+        yield f"\nThe verifier refused no program{'' if result.tried else ': none was loaded'}."
     for hook, logs in result.logs.items():
         for log in logs:
             yield f"\n--- {hook}: the verifier's log ---\n{log}"

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside the virtual machine: daemon, recorder and clients for as long as is asked, on a host that is never quiet.
+
+``python -m tests.vm.soak OUT.json --seconds N [--cycles N] [--seed N]``
+
+Work and disturbances come in an order of chance. After each the daemon must be exact and equal to the kernel's own dump of its page
+tables, or say why not; what it and the recorder take (memory, descriptors, threads) is written down. At the end the daemon is started
+and stopped again and again, and what the kernel then holds is compared with what it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.vm.guest import UAPTRACE, WORKLOAD, get, kernel_complaints, programs, say
+from tests.vm.lies import healthy, judge, release
+from tests.vm.sabotaged_daemon import PORT, URL, Daemon, Truth, until
+from tests.vm.sabotages import SABOTAGES
+
+DISTURBANCES: Final = (
+    "consumer stopped and continued",
+    "ring full",
+    "CPU offline",
+    "CPU online again",
+    "clock set",
+    "module swapped",
+    "traced by somebody else too",
+)
+"""Rows of SABOTAGES after which all goes on."""
+VERBS: Final = (("secretmem", "--pages", "1021"), ("modules",), ("bpf", "--times", "31"), ("storm", "--times", "200"))
+SAMPLE_S: Final = 30.0
+PART_BYTES: Final = 512 << 10
+MEMINFO: Final = ("Slab", "VmallocUsed", "Percpu", "KernelStack")
+
+
+def workload(*arguments: str) -> None:
+    subprocess.run([sys.executable, WORKLOAD, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def process_figures(pid: int) -> dict[str, int]:
+    """Resident memory in KiB, descriptors, threads."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    rss, threads = (int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1]) for name in ("VmRSS", "Threads"))  # type: ignore[index]
+    return {"rss_kib": rss, "threads": threads, "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
+
+
+def kernel_kib() -> int:
+    """What the kernel holds for itself."""
+    text = Path("/proc/meminfo").read_text()
+    return sum(int(kib) for name in MEMINFO for kib in re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE))
+
+
+def connected() -> None:
+    command = [UAPTRACE, "top", "--once", "--json", "--interval", "0.5", "--connect", f"127.0.0.1:{PORT}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+
+
+def scrape() -> None:
+    assert get(f"{URL}/metrics")["status"] == 200
+
+
+class Recorder:
+    """``uaptrace record`` with parts that are small, so that it begins many."""
+
+    def __init__(self, folder: Path) -> None:
+        ready = folder / "recorder-ready"
+        ready.unlink(missing_ok=True)
+        command = [UAPTRACE, "record", "-o", str(folder / "soak.uaptrace"), "--overwrite", "--ready-file", str(ready)]
+        command += ["--max-size", str(PART_BYTES), "--max-parts", "3"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        until(lambda: ready.exists() or self.process.poll() is not None, "the recorder is ready")
+
+    def stop(self) -> dict[str, Any]:
+        self.process.send_signal(signal.SIGINT)
+        words = self.process.stderr.read() if self.process.stderr else ""
+        return {"status": self.process.wait(120), "stderr": words}
+
+
+def soak(daemon: Daemon, recorder: Recorder, truth: Truth, chance: random.Random, seconds: float) -> dict[str, Any]:
+    """Disturb, work and look until the time is over."""
+    rows = {row.name: row for row in SABOTAGES if row.name in DISTURBANCES}
+    works: list[Callable[[], object]] = [lambda verb=verb: workload(*verb) for verb in VERBS]  # type: ignore[misc]
+    works += [daemon.work.secretmem, daemon.work.free, daemon.work.module, release, connected, scrape, scrape]
+    end, sample_at = time.monotonic() + seconds, 0.0
+    samples, verdicts = [], []
+    while time.monotonic() < end:
+        row = rows[chance.choice(DISTURBANCES)]
+        for work in chance.choices(works, k=4):
+            work()
+        row.do(daemon)
+        chance.choice(works)()
+        verdict = judge(daemon, truth, "")
+        row.undo(daemon)
+        verdicts.append({"name": row.name, **{key: verdict[key] for key in ("seconds", "lied_s", "ok", "differing", "reasons")}})
+        if time.monotonic() >= sample_at:
+            sample_at = time.monotonic() + SAMPLE_S
+            daemon.work.free()
+            figures = {"serve": process_figures(daemon.process.pid), "record": process_figures(recorder.process.pid)}
+            samples.append({"seconds": seconds - (end - time.monotonic()), **figures})
+            say(f"  {len(verdicts)} disturbances, {figures}")
+    rows["CPU online again"].do(daemon)
+    return {"verdicts": verdicts, "samples": samples}
+
+
+def cycle(daemon: Daemon, times: int) -> dict[str, Any]:
+    """Start and stop. The first ones make the kernel keep what it keeps for the next."""
+    held = []
+    for number in range(times):
+        daemon.start()
+        daemon.stop()
+        until(lambda: not programs(), "its programs are gone")
+        held.append(kernel_kib())
+        say(f"  cycle {number + 1}: the kernel holds {held[-1]} KiB")
+    maps = json.loads(subprocess.run(["bpftool", "map", "show", "-j"], capture_output=True, text=True, check=True).stdout)
+    links = json.loads(subprocess.run(["bpftool", "link", "show", "-j"], capture_output=True, text=True, check=True).stdout)
+    return {"kernel_kib": held, "programs": len(programs()), "maps": len(maps), "links": len(links)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--cycles", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    chance = random.Random(args.seed)
+    daemon, truth = Daemon("auto", args.out.parent), Truth()
+    say("soak")
+    daemon.start()
+    recorder = Recorder(args.out.parent)
+    try:
+        healthy(daemon, truth)
+        result = soak(daemon, recorder, truth, chance, args.seconds)
+        daemon.work.free()
+        result["seconds_to_exact"] = healthy(daemon, truth)
+        snapshot = daemon.snapshot()
+        result["at_the_end"] = {
+            "exact": snapshot.exactness.exact,
+            "differing": truth.differing(snapshot),
+            "attribute_changes": snapshot.counters.get("cpa"),
+            "lost": snapshot.loss.total,
+        }
+        result["recorder"] = recorder.stop()
+    finally:
+        daemon.stop()
+        recorder.process.kill()
+    until(lambda: not programs(), "the programs are gone")
+    result["cycles"] = cycle(daemon, args.cycles)
+    result["complaints"] = kernel_complaints()
+    args.out.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
