@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_every_file_says_its_licence() -> None:
             elif name.startswith("bpf/") and path.suffix in (".c", ".h"):
                 assert "GPL-2.0" in path.read_text()[:200], name
     assert without == []
+
+
+def test_every_package_is_installed() -> None:
+    """setup.cfg names them one by one: what is not named there is missing from wheels and from the Debian package."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT.parent / "setup.cfg")
+    named = set(parser["options"]["packages"].split()) - {"uaptrace.bpf"}
+    there = {".".join(("uaptrace", *path.parent.relative_to(ROOT).parts)) for path in ROOT.rglob("__init__.py")}
+    assert there == named
 
 
 def test_the_table_of_packages_in_the_docs_is_the_table_here() -> None:
