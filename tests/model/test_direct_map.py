@@ -443,3 +443,15 @@ def test_comparison_finds_the_one_page_that_differs() -> None:
     assert {(d.ours, d.theirs) for d in result.first} == {("2m present", "4k present")}
     part = compare(direct_map, map_reading([M2], first_region=2, complete=False))
     assert (part.compared_pages, part.differing_pages) == (512, 0)
+
+
+def test_of_absent_large_entries_a_dump_says_nothing_which_is_no_difference() -> None:
+    """As ptdump on 7.3 with unmapped_alloc.whole_pmd=1: the entry before goes on over an absent one."""
+    direct_map = read_map([M2, M2 | LARGE_ABSENT, M2, K4, M2 | LARGE_ABSENT, M2 | LARGE_ABSENT])
+    all_there = np.full(512, PAGE_PRESENT, np.uint8)
+    dump = map_reading([M2, M2, M2, K4, K4, 0], {3: all_there, 4: all_there})
+    result = compare(direct_map, dump, absent_is_hole=True)
+    assert (result.compared_pages, result.differing_pages, result.untold_pages) == (4 * 512, 0, 2 * 512)
+    assert compare(direct_map, dump).differing_pages == 3 * 512, "a reading of the tables themselves tells them apart"
+    missing = compare(direct_map, map_reading([M2, M2, 0, K4, K4, 0], {3: all_there, 4: all_there}), absent_is_hole=True)
+    assert missing.differing_pages == 512

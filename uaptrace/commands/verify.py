@@ -66,6 +66,11 @@ def _text(verdict: Verdict) -> str:
         f"state: {'exact' if document['exact'] else 'inexact: ' + '; '.join(document['reasons'])}",
     ]
     lines += [f"  {first['what']}: here {first['ours']}, there {first['theirs']}" for first in document["first"]]
+    if verdict.untold:
+        lines.append(
+            f"  {verdict.untold} pages are in absent entries of 2M or 1G, of which {verdict.oracle} says nothing: "
+            "--oracle kcore compares them"
+        )
     if verdict.rereads:
         lines.append(
             f"  page tables were read again {verdict.rereads} times while it traced: where they are equal, that may rest on those "

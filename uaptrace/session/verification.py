@@ -38,12 +38,14 @@ class Verdict:
     settled: bool
     expected: int = 0
     """Pages that the state has: so many have to be compared at least. 0 for figures."""
+    untold: int = 0
+    """Pages of which the oracle says nothing (uaptrace.model.compare)."""
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why nothing is proven, though nothing differs; empty where it is."""
         found = [f"the hook {hook.name} is {hook.state}: {hook.reason}" for hook in self.snapshot.hooks if hook.state in _FAULTS]
-        if self.compared < max(self.expected, 1):
+        if self.compared + self.untold < max(self.expected, 1):
             found.append(f"only {self.compared} of {self.expected} {self.unit} were compared")
         if not self.snapshot.exactness.exact:
             found.append("the state is inexact: " + "; ".join(self.snapshot.exactness.reasons))
@@ -66,6 +68,7 @@ class Verdict:
             "lost": self.snapshot.loss.total,
             "settled": self.settled,
             f"expected_{self.unit}": self.expected,
+            f"untold_{self.unit}": self.untold,
             "rereads": self.rereads,
             "doubts": list(self.doubts),
         }
@@ -90,6 +93,7 @@ def map_verdict(session: Session[LiveSource], oracle: str) -> Verdict:
             snapshot,
             settled,
             expected=snapshot.direct_map.total_bytes // PAGE_SIZE,
+            untold=found.untold_pages,
         )
         if settled:
             break
