@@ -59,7 +59,12 @@ def test_no_page_differs_from_the_kernels_own_dump(run: Run) -> None:
     assert len(phases) == len(run.result["phases"])
     for phase in phases:
         assert phase["ptdump"]["differing_pages"] == 0, (phase["name"], phase["ptdump"])
-        assert phase["after"]["direct_map"]["entries"] == phase["entries_in_dump"] > 1000, phase["name"]
+        untold = phase["ptdump"]["untold_pages"]
+        assert not untold or run.row.whole_chunks, "only a chunk that is absent as a whole is an entry of which the dump says nothing"
+        # Such an entry is in the dump as part of the run before it, of 2M or of 4K entries.
+        in_dump, entries = phase["entries_in_dump"], phase["after"]["direct_map"]["entries"]
+        assert in_dump - untold <= entries <= in_dump - untold // 512, phase["name"]
+        assert entries > 1000
 
 
 def test_the_state_is_exact_and_nothing_was_lost(run: Run) -> None:
