@@ -274,6 +274,17 @@ def test_chunks_that_are_released_as_a_whole_leave_no_split_behind() -> None:
     assert figures(s) == {"1g": 1, "2m": 0, "calls": 3, "flushes": 3, "touched": 2, "now": 0, "stranded": 0, "cached": 0, "failed": 0}
 
 
+def test_entries_that_cover_the_map_are_those_of_its_mappings() -> None:
+    builder, _ = secret(3)
+    # Of four 1G mappings one is split, of its 512 of 2M one: the three pages are absent, or all of the chunk.
+    others = GIGA.nr_pages // (512 * 512) - 1
+    assert run(Design.NONE, builder, GIGA).nr_entries() == others + 511 + 512 - 3
+    assert run(Design.UNMAPPED_ALLOC, builder, GIGA).nr_entries() == others + 511
+    whole = run(Design.UNMAPPED_ALLOC_WHOLE, builder, GIGA)
+    assert whole.nr_entries() == others + 511
+    assert figures(whole)["2m"] == 0
+
+
 def test_published_unmaps_only_what_was_asked_for_so_later_pages_are_exposed() -> None:
     builder, _ = secret(3)
     s = run(Design.UNMAPPED_ALLOC_PUBLISHED, builder, GIGA)

@@ -73,7 +73,7 @@ def test_the_table_fits_into_a_mail() -> None:
         assert result.exit_code == 0
         assert max(len(line) for line in result.stdout.splitlines()) <= 80
         assert result.stdout.isascii()
-        assert result.stdout.count("unmapped_alloc, intended") == 2
+        assert result.stdout.count("unmapped_alloc, intended") == 3
 
 
 def test_a_recording_gives_the_hosts_memory_and_its_requests() -> None:

@@ -27,6 +27,8 @@ from uaptrace.policies.simulation import CacheRows, Simulation
 
 MAX_TRIES: Final = 120
 
+_KINDS: Final = (Kind.ALLOC, Kind.FREE, Kind.REFILL, Kind.REFILL_UNDONE, Kind.RELEASE, Kind.SHRINK)
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -73,6 +75,13 @@ class _Seen:
     refills: list[tuple[int, int]]
     marks: list[tuple[int, int, CacheRows]]
     allocated: list[tuple[int, int]]
+    scanned_pages: int = 0
+    """Released by scans of the shrinker that have not returned."""
+
+    def mark(self, time_ns: int, rows: CacheRows) -> None:
+        """A moment to compare at, unless a scan has not returned: the simulation releases when it is told, which is at its end."""
+        if not self.scanned_pages:
+            self.marks.append((time_ns, len(self.builder), rows))
 
 
 def check_unmapped_alloc(updates: Iterable[Update]) -> Check:
@@ -97,7 +106,7 @@ def check_unmapped_alloc(updates: Iterable[Update]) -> Check:
             if start is None:
                 start = rows if not any(rows.free) else None
             else:
-                seen.marks.append((update.time_ns, len(seen.builder), rows))
+                seen.mark(update.time_ns, rows)
     if start is None:
         return Check((), 0, 0, 0, 0)
     for ident, pfn, order in seen.before:
@@ -119,13 +128,17 @@ def _listings(blocks: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], 
 
 def _take(seen: _Seen, update: Records) -> None:
     batch = update.batch
-    wanted = batch[np.isin(batch["kind"], (Kind.ALLOC, Kind.FREE, Kind.REFILL, Kind.REFILL_UNDONE, Kind.SHRINK))]
-    for kind, pfn, order, aux, flags in zip(*(wanted[name].tolist() for name in ("kind", "pfn", "order", "aux", "flags")), strict=True):
+    wanted = batch[np.isin(batch["kind"], _KINDS)]
+    names = ("kind", "pfn", "order", "nr_pages", "aux", "flags")
+    for kind, pfn, order, nr_pages, aux, flags in zip(*(wanted[name].tolist() for name in names), strict=True):
         if kind == Kind.REFILL:
             seen.refills.append((pfn, order))
         elif kind == Kind.REFILL_UNDONE:
             seen.refills.remove((pfn, order))
+        elif kind == Kind.RELEASE:
+            seen.scanned_pages += 1 << order
         elif kind == Kind.SHRINK:
+            seen.scanned_pages = max(0, seen.scanned_pages - nr_pages)
             seen.builder.shrink(aux)
         elif kind == Kind.ALLOC and not flags & Flag.FAILED:
             ident = seen.builder.allocate(order)

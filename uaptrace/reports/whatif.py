@@ -111,6 +111,8 @@ def _policy(outcome: Outcome) -> dict[str, Any]:
         "regions_touched": c[Count.TOUCHED],
         "regions_touched_now": c[Count.TOUCHED_NOW],
         "stranded_regions": c[Count.STRANDED_NOW],
+        "nr_entries": outcome.nr_entries,
+        "page_table_bytes": outcome.page_table_bytes,
         "changed_pages_now": c[Count.CHANGED_PAGES_NOW],
         "cache_pages_now": c[Count.CACHE_PAGES_NOW],
         "cache_pages_peak": c[Count.CACHE_PAGES_PEAK],
@@ -144,7 +146,7 @@ def _policy(outcome: Outcome) -> dict[str, Any]:
 
 
 def as_table(answer: WhatIf) -> str:
-    """Two tables of at most 80 columns, and the notes that their figures need."""
+    """Three tables of at most 80 columns, and the notes that their figures need."""
     total = answer.memory.size_bytes
     lines = _wrapped(f"What if: {answer.heading}")
     lines += [
@@ -168,6 +170,12 @@ def as_table(answer: WhatIf) -> str:
             f"{TITLES[o.design]:<25}{format_bytes(o.cache_bytes_peak):>12}{c[Count.OPERATIONS]:>12}{c[Count.TLB_FLUSHES]:>12}"
             f"{c[Count.EXPOSED_PAGES]:>10}{c[Count.FAILED]:>9}"
         )
+    lines += [
+        "",
+        "                             TLB entries    tables of",
+        "design                      for the map   4K entries",
+    ]
+    lines += [f"{TITLES[o.design]:<25}{o.nr_entries:>14,}{format_bytes(o.page_table_bytes):>13}" for o in answer.outcomes]
     notes = _notes(answer)
     if notes:
         lines.append("")
