@@ -110,7 +110,11 @@ def test_the_command_joins_and_writes_all_forms(tmp_path: Path) -> None:
         (["--here", "a"], "--here runs no work by default"),
         (["--here", "a", "--", "true"], "--here needs -o DIR"),
         (["--here", "a", "patched", "-o", "x", "--", "true"], "name no other one"),
+        (["--here", "a", "-o", "x", "--memory", "4G", "--", "true"], "--memory does not go with --here"),
+        (["--here", "a", "-o", "x", "--fail-if", "splits.2m > 1", "--", "true"], "--fail-if does not go with --here"),
         (["join"], "join needs the folder"),
+        (["join", "x", "--repeat", "3"], "--repeat does not go with join"),
+        (["join", "x", "--", "true"], "join runs nothing"),
         (["join", "nowhere"], "has runs of 0 kernels"),
     ],
 )

@@ -8,11 +8,13 @@ import json
 import re
 import shlex
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.commands.strict import StrictCommand
@@ -106,8 +108,12 @@ def trial(
         click.echo(kconfig_fragment(), nl=False)
         return 0
     if here is not None:
+        _refuse(_NOT_HERE, "--here")
         return _here(here, kernels, _named(workloads, command, seed), repeat, seed, timeout_s, output, resume=resume)
     if kernels[:1] == ("join",):
+        _refuse(_NOT_JOINED, "join")
+        if command:
+            raise UsageError("join runs nothing: no command after --")
         return _join(kernels[1:], fail_if, format_)
     if len(kernels) < 2:
         raise UsageError("name two kernels at least, such as: uaptrace trial debian-6.12 patched-6.12")
@@ -127,6 +133,19 @@ def trial(
     if interrupted:
         raise KeyboardInterrupt
     return int(outcome.status)
+
+
+_NOT_HERE: Final = ("memory", "cpus", "count_instructions", "fail_if", "format_")
+_NOT_JOINED: Final = ("workloads", "repeat", "seed", "memory", "cpus", "timeout_s", "count_instructions", "output", "resume")
+"""Parameters that would change nothing."""
+
+
+def _refuse(names: Sequence[str], where: str) -> None:
+    """UsageError where one of these parameters was given."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+            raise UsageError(f"{max(parameter.opts, key=len)} does not go with {where}")
 
 
 def _here(
