@@ -10,7 +10,8 @@ import pytest
 
 from uaptrace.ebpf.btf import enumerator_value
 from uaptrace.loader.constants import gfp_unmapped
-from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.loader.designs import design_symbols, designs_in
+from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.host_facts import parse_cpu_list, read_host_facts
 from uaptrace.loader.plan import NONE, plan_hooks, wanted_symbols
 
@@ -98,3 +99,21 @@ def test_possible_cpus_are_more_than_those_that_are_there(tmp_path: Path) -> Non
     folder.mkdir(parents=True)
     (folder / "possible").write_text("0-239\n")
     assert read_host_facts((), tmp_path).nr_cpus == 240
+
+
+@pytest.mark.parametrize(
+    ("symbols", "vmstat", "names"),
+    [
+        (set(), "nr_free_pages 7\n", []),
+        ({SERIES_SYMBOL}, "nr_free_pages 7\n", ["unmapped_alloc"]),
+        (
+            set(),
+            "nr_free_pages 7\nnr_free_pages_blocks_mapped 3\nnr_free_pages_blocks_unmapped 2\n",
+            ["unmapped pages of the page allocator"],
+        ),
+        ({SERIES_SYMBOL, "folio_zap_direct_map"}, "", ["unmapped_alloc", "guest_memfd without direct map"]),
+    ],
+)
+def test_designs_are_told_by_names_that_only_they_bring(symbols: set[str], vmstat: str, names: list[str]) -> None:
+    assert [design.name for design in designs_in(symbols, vmstat)] == names
+    assert symbols - {SERIES_SYMBOL} <= design_symbols()

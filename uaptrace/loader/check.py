@@ -16,6 +16,7 @@ from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.attaching import hook_status, load_hooks
 from uaptrace.loader.constants import read_constants
+from uaptrace.loader.designs import Design, designs_in
 from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.loading import load_accepted, open_memory
@@ -132,6 +133,7 @@ def check(
             "" if facts.attachable is not None else "mount -t tracefs tracefs /sys/kernel/tracing",
             fatal=False,
         ),
+        _designs_finding(designs_in(facts.symbols, facts.vmstat)),
         Finding(
             "compiled model",
             True,
@@ -171,6 +173,13 @@ def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:
         "apt-get install python3-bpfcc, and make the virtual environment with /usr/bin/python3 -m venv "
         "--system-site-packages (the package bcc on PyPI is something else)",
     )
+
+
+def _designs_finding(designs: Sequence[Design]) -> Finding:
+    if not designs:
+        return Finding("designs", True, "this kernel has none that groups pages outside of the direct map", fatal=False)
+    names = [design.name + ("" if design.is_watched else " (no hooks for it: only what it does to the map is seen)") for design in designs]
+    return Finding("designs", True, ", ".join(names), fatal=False)
 
 
 def _planned(facts: HostFacts) -> tuple[PlannedHook, ...]:
