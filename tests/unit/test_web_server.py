@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import gc
 import gzip
 import http.client
 import json
@@ -314,6 +315,7 @@ def test_one_address_of_ipv6_is_that_address_alone() -> None:
 
 
 def test_stop_frees_the_port_and_ends_all_threads_and_descriptors() -> None:
+    gc.collect()  # descriptors that earlier tests left to be collected would go in the middle of this one
     before_threads, before_fds = threading.active_count(), len(os.listdir("/proc/self/fd"))
     server = serve(small_snapshot, LOCAL)
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
@@ -325,7 +327,7 @@ def test_stop_frees_the_port_and_ends_all_threads_and_descriptors() -> None:
     again = serve(small_snapshot, f"127.0.0.1:{server.port}")
     again.stop()
     wait_until(lambda: threading.active_count() == before_threads)
-    assert len(os.listdir("/proc/self/fd")) == before_fds
+    assert len(os.listdir("/proc/self/fd")) <= before_fds
 
 
 # Broken and hostile clients
