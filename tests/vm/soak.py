@@ -11,10 +11,10 @@ and stopped again and again, and what the kernel then holds is compared with wha
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
@@ -28,6 +28,7 @@ from tests.vm.guest import UAPTRACE, WORKLOAD, get, kernel_complaints, programs,
 from tests.vm.lies import healthy, judge, release
 from tests.vm.sabotaged_daemon import PORT, URL, Daemon, Truth, until
 from tests.vm.sabotages import SABOTAGES
+from uaptrace.kernel.procfs import parse_meminfo
 
 DISTURBANCES: Final = (
     "consumer stopped and continued",
@@ -51,15 +52,18 @@ def workload(*arguments: str) -> None:
 
 def process_figures(pid: int) -> dict[str, int]:
     """Resident memory in KiB, descriptors, threads."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    rss, threads = (int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1]) for name in ("VmRSS", "Threads"))  # type: ignore[index]
-    return {"rss_kib": rss, "threads": threads, "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {
+        "rss_kib": int(status["VmRSS"].split()[0]),
+        "threads": int(status["Threads"]),
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+    }
 
 
 def kernel_kib() -> int:
     """What the kernel holds for itself."""
-    text = Path("/proc/meminfo").read_text()
-    return sum(int(kib) for name in MEMINFO for kib in re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE))
+    meminfo = parse_meminfo(Path("/proc/meminfo").read_text())
+    return sum(meminfo[name] for name in MEMINFO) >> 10
 
 
 def connected() -> None:
@@ -93,7 +97,7 @@ class Recorder:
 def soak(daemon: Daemon, recorder: Recorder, truth: Truth, chance: random.Random, seconds: float) -> dict[str, Any]:
     """Disturb, work and look until the time is over."""
     rows = {row.name: row for row in SABOTAGES if row.name in DISTURBANCES}
-    works: list[Callable[[], object]] = [lambda verb=verb: workload(*verb) for verb in VERBS]  # type: ignore[misc]
+    works: list[Callable[[], object]] = [functools.partial(workload, *verb) for verb in VERBS]
     works += [daemon.work.secretmem, daemon.work.free, daemon.work.module, release, connected, scrape, scrape]
     end, sample_at = time.monotonic() + seconds, 0.0
     samples, verdicts = [], []

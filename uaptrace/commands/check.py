@@ -15,7 +15,7 @@ from uaptrace.commands.strict import StrictCommand
 from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
 from uaptrace.loader.check import check as check_host
 from uaptrace.loader.constants import VARIABLES
-from uaptrace.loader.designs import design_symbols
+from uaptrace.loader.designs import design_symbols, designs_of
 from uaptrace.loader.hooks import Need
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
@@ -34,7 +34,8 @@ def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None
     facts = read_host_facts(wanted_symbols() | set(VARIABLES) | design_symbols())
     shipped = None if fresh else shipped_with(bpf_folder())
     load = partial(load_everything, fresh=fresh)
-    result = check_host(facts, kcore_error(), tracing_program_error(), load, off_now(), shipped.compiler if shipped else None)
+    compiler = shipped.compiler if shipped else None
+    result = check_host(facts, kcore_error(), tracing_program_error(), load, off_now(), compiler, designs_of(facts.symbols))
     if as_json:
         document = result.to_json()
         if not verbose:

@@ -18,7 +18,6 @@ from uaptrace.cost.pages import CHAIN_READS
 from uaptrace.cost.result import Cost, Spread
 
 _MAX_PAGES: Final = 1 << 20
-_NAMES: Final = {Level.G1: "1G", Level.M2: "2M", Level.K4: "4K"}
 
 
 @click.command(cls=StrictCommand)
@@ -51,7 +50,7 @@ def cost(nr_rounds: int, max_pages: int, seed: int | None, as_json: bool, fresh:
 def _text(found: Cost) -> str:
     conditions = found.conditions
     where = ", emulated" if conditions.emulated else ", in a virtual machine" if conditions.virtual else ""
-    regions = ", ".join(f"{nr:,} in {_NAMES[level]}" for level, nr in sorted(conditions.nr_regions.items(), reverse=True))
+    regions = ", ".join(f"{nr:,} in {_name(level)}" for level, nr in sorted(conditions.nr_regions.items(), reverse=True))
     lines = [
         f"{'processor':<11}{conditions.processor}{where}, CPU {conditions.cpu}",
         f"{'regions':<11}{regions} mappings (2M each)",
@@ -65,11 +64,15 @@ def _text(found: Cost) -> str:
     ]
     for level in sorted(found.reads, reverse=True):
         added = found.added.get(level)
-        line = f"{_NAMES[level]:<11}{found.reads[level].median_ns:>10.1f}{_range(found.reads[level]):>18}"
+        line = f"{_name(level):<11}{found.reads[level].median_ns:>10.1f}{_range(found.reads[level]):>18}"
         lines.append(line + (f"{added.median_ns:>+12.1f}{_range(added):>18}" if added else ""))
     if not found.doubt:
         lines += ["", _sentence(found)]
     return "\n".join(lines)
+
+
+def _name(level: Level) -> str:
+    return level.label.upper()
 
 
 def _range(spread: Spread) -> str:
@@ -82,5 +85,5 @@ def _sentence(found: Cost) -> str:
     more = "longer" if added.median_ns > 0 else "less"
     return (
         f"A read of a page in split memory takes {abs(added.median_ns):.1f} ns ({abs(added.median_ns) / whole.median_ns:.0%}) {more} than"
-        f" one in a {_NAMES[found.reference]} mapping.\nThe program's own work is part of every read, so the share is the least it can be."
+        f" one in a {_name(found.reference)} mapping.\nThe program's own work is part of every read, so the share is the least it can be."
     )

@@ -13,18 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.abi.errors import CannotTraceError
 from uaptrace.abi.units import Level
 from uaptrace.cost.pages import CHAIN_READS, MIN_REGIONS, Choice, addresses, choose_pages
 from uaptrace.cost.probe import Probe
 from uaptrace.cost.result import Conditions, Cost, conclude
-from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.kernel.page_tables import PageTableReader
 from uaptrace.kernel.processor import read_processor
-from uaptrace.loader.constants import VARIABLES, read_constants
+from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.layout import paging_layout
-from uaptrace.loader.loading import open_memory
+from uaptrace.loader.loading import open_kernel
 from uaptrace.loader.parent import LoaderOptions
 
 _WARM_UP: Final = 2
@@ -90,18 +88,7 @@ def _time_rounds(
 @contextlib.contextmanager
 def _tables(fresh: bool) -> Iterator[tuple[PageTableReader, int]]:
     """A reader of this kernel's tables, and where the direct map begins."""
-    facts = read_host_facts(VARIABLES)
-    with contextlib.ExitStack() as opened:
-        kcore = None
-        with contextlib.suppress(OSError):
-            kcore = os.open("/proc/kcore", os.O_RDONLY)
-            opened.callback(os.close, kcore)
-        memory, files = open_memory(LoaderOptions(compile=fresh), kcore)
-        for fd in files.values():
-            opened.callback(os.close, fd)
-        if not facts.has_btf:
-            raise CannotTraceError("no /sys/kernel/btf/vmlinux: use a kernel with CONFIG_DEBUG_INFO_BTF=y")
-        constants = read_constants(memory, facts.symbols, opened.enter_context(KernelBtf()), facts.gfp_names)
+    with open_kernel(LoaderOptions(compile=fresh), read_host_facts(VARIABLES)) as (memory, _, constants):
         yield PageTableReader(memory, paging_layout(constants), time.monotonic_ns), constants.page_offset
 
 

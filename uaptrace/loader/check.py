@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import platform
@@ -15,11 +14,10 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.attaching import hook_status, load_hooks
-from uaptrace.loader.constants import read_constants
-from uaptrace.loader.designs import Design, designs_in
+from uaptrace.loader.designs import Design
 from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.host_facts import HostFacts
-from uaptrace.loader.loading import load_accepted, open_memory
+from uaptrace.loader.loading import load_accepted, open_kernel
 from uaptrace.loader.parent import LoaderOptions
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
 from uaptrace.loader.progress import Progress
@@ -92,10 +90,12 @@ def check(
     try_hooks: Callable[[HostFacts, MutableMapping[str, list[str]]], tuple[PlannedHook, ...]],
     switches_off: Iterable[Switch] = (),
     compiler: str | None = None,
+    designs: Sequence[Design] = (),
 ) -> CheckResult:
     """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
     ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook; ``switches_off``: those by which
-    the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to."""
+    the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to;
+    ``designs``: designs_of()."""
     findings = [
         Finding(
             "root",
@@ -133,7 +133,7 @@ def check(
             "" if facts.attachable is not None else "mount -t tracefs tracefs /sys/kernel/tracing",
             fatal=False,
         ),
-        _designs_finding(designs_in(facts.symbols, facts.vmstat)),
+        _designs_finding(designs),
         Finding(
             "compiled model",
             True,
@@ -209,18 +209,12 @@ def load_everything(facts: HostFacts, logs: MutableMapping[str, list[str]], *, f
     # The hook that audit takes is among what has to load where there is something to audit.
     page_alloc = PageAllocHook.ENTRY if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
     options = LoaderOptions(page_alloc=page_alloc, compile=fresh)
-    with contextlib.ExitStack() as opened:
-        kcore = None
-        with contextlib.suppress(OSError):
-            kcore = os.open("/proc/kcore", os.O_RDONLY)
-            opened.callback(os.close, kcore)
-        memory, reader = open_memory(options, kcore)
-        for fd in reader.values():
-            opened.callback(os.close, fd)
-        btf = opened.enter_context(KernelBtf())
-        constants = read_constants(memory, facts.symbols, btf, facts.gfp_names)
-        on_log = lambda hook, log: logs.setdefault(hook.lower(), []).append(log.strip("\0 \n"))  # noqa: E731
-        return load_accepted(options, facts, constants, btf, load_hooks, Progress("loader"), on_log)[0]
+
+    def keep_log(hook: str, log: str) -> None:
+        logs.setdefault(hook.lower(), []).append(log.strip("\0 \n"))
+
+    with open_kernel(options, facts) as (_, btf, constants):
+        return load_accepted(options, facts, constants, btf, load_hooks, Progress("loader"), keep_log)[0]
 
 
 def _bpf_finding(facts: HostFacts, bpf_error: str | None) -> Finding:

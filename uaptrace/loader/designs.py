@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from uaptrace.loader.hooks import SERIES_SYMBOL
@@ -37,3 +38,11 @@ def designs_in(symbols: Container[str], vmstat: str) -> tuple[Design, ...]:
     """Those that a kernel has. ``vmstat``: the text of /proc/vmstat."""
     figures = {line.split(" ", 1)[0] for line in vmstat.splitlines()}
     return tuple(design for design in DESIGNS if design.symbol in symbols or design.figure in figures)
+
+
+def designs_of(symbols: Container[str], root: Path = Path("/")) -> tuple[Design, ...]:
+    """Those that this kernel has; ``symbols`` of design_symbols() that are in kallsyms."""
+    try:
+        return designs_in(symbols, (root / "proc/vmstat").read_text())
+    except OSError:
+        return designs_in(symbols, "")

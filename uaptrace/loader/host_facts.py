@@ -35,8 +35,6 @@ class HostFacts:
     """How many CPUs there can ever be, numbers that are left out included: the kernel's own arrays have so many places."""
     loops_compiled: bool = True
     """Whether the model's loops run compiled: as Python they take many times as long."""
-    vmstat: str = ""
-    """The text of /proc/vmstat."""
 
 
 def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
@@ -53,7 +51,6 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
         gfp_names=_read(where / "events/kmem/mm_page_alloc/format") or "" if (where := tracefs(root)) else "",
         nr_cpus=parse_cpu_list(_read(root / "sys/devices/system/cpu/possible") or "") or os.cpu_count() or 1,
         loops_compiled=_loops_compiled(),
-        vmstat=_read(root / "proc/vmstat") or "",
         symbols=parse_kallsyms(_read_bytes(root / "proc/kallsyms") or b"", names),
     )
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from uaptrace.abi.errors import CannotTraceError
@@ -11,6 +13,7 @@ from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.compiled import Compiled
 from uaptrace.kernel.memory import Kcore, KernelMemory
 from uaptrace.loader.attaching import HooksRefusedError, load_unattached
+from uaptrace.loader.constants import read_constants
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
@@ -40,6 +43,21 @@ def open_memory(options: LoaderOptions, kcore_fd: int | None) -> tuple[KernelMem
     reader, maps = load_unattached(compiled_programs(reader_text(folder), (), folder, fresh=options.compile), "read_kernel")
     window = maps["window"]
     return BpfMemory(reader, window), {"reader": reader, "window": window}
+
+
+@contextlib.contextmanager
+def open_kernel(options: LoaderOptions, facts: HostFacts) -> Iterator[tuple[KernelMemory, KernelBtf, KernelConstants]]:
+    """Memory, types and constants of the running kernel, as long as the context lasts. Raises CannotTraceError."""
+    with contextlib.ExitStack() as opened:
+        kcore = None
+        with contextlib.suppress(OSError):
+            kcore = os.open("/proc/kcore", os.O_RDONLY)
+            opened.callback(os.close, kcore)
+        memory, files = open_memory(options, kcore)
+        for fd in files.values():
+            opened.callback(os.close, fd)
+        btf = opened.enter_context(KernelBtf())
+        yield memory, btf, read_constants(memory, facts.symbols, btf, facts.gfp_names)
 
 
 def load_accepted(
