@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from html import escape
-from typing import Final
+from typing import Final, NamedTuple, TypeVar, cast
 
 from uaptrace.model.snapshot import Cause, Snapshot, SplitRow
 from uaptrace.views import words
@@ -36,6 +37,9 @@ class Difference:
     children: dict[str, Difference] = field(default_factory=dict)
 
 
+Frame = TypeVar("Frame", Node, Difference)
+
+
 def tree(snapshot: Snapshot) -> Node:
     """Splits by cause, then by stack, outermost frame first, then by process and size of mapping. Offsets are left out."""
     root = Node("all splits")
@@ -51,15 +55,15 @@ def tree(snapshot: Snapshot) -> Node:
 def difference(before: Snapshot, after: Snapshot) -> Difference:
     """The same of two recordings. Processes are told apart by name only: their numbers are others in each."""
     root = Difference("all splits")
-    for snapshot, is_after in ((before, False), (after, True)):
-        for row in snapshot.split_rows:
-            node = root
-            for name in (None, *_path(row, row.comm or "process")):
-                node = node if name is None else node.children.setdefault(name, Difference(name))
-                if is_after:
-                    node.after += row.count
-                else:
-                    node.before += row.count
+    rows = [(row, row.count, 0) for row in before.split_rows] + [(row, 0, row.count) for row in after.split_rows]
+    for row, nr_before, nr_after in rows:
+        node = root
+        node.before += nr_before
+        node.after += nr_after
+        for name in _path(row, row.comm or "process"):
+            node = node.children.setdefault(name, Difference(name))
+            node.before += nr_before
+            node.after += nr_after
     _widen(root)
     return root
 
@@ -77,58 +81,56 @@ def _widen(node: Difference) -> int:
 def flame_html(snapshot: Snapshot) -> str:
     """The graph as HTML; empty where nothing was split."""
     root = tree(snapshot)
-    if not root.count:
-        return ""
-    boxes: list[str] = []
-    depth = _draw(root, root.count, 0.0, 0, boxes)
-    height = f"height:calc({depth + 1} * var(--flame-row))"
-    return f'<div class="flame" style="{height}" role="img" aria-label="Splits by stack">{"".join(boxes)}</div>'
+
+    def box(node: Node) -> _Box:
+        title = f"{node.name}: {words.plural(node.count, 'split')}, {words.percent(node.count / root.count)}"
+        return _Box(title, f"c-{node.cause.value}" if node.cause else "")
+
+    return _graph(root, "Splits by stack", lambda node: node.count, box)
 
 
 def difference_html(before: Snapshot, after: Snapshot) -> str:
     """The graph of a difference as HTML; empty where nothing was split in either."""
-    root = difference(before, after)
-    if not root.width:
+
+    def box(node: Difference) -> _Box:
+        change = node.after - node.before
+        title = f"{node.name}: {words.plural(node.before, 'split')} in A, {words.number(node.after)} in B ({change:+,})"
+        kind = "more" if change > 0 else "fewer" if change else "same"
+        return _Box(title, kind, f";--share:{round(100 * abs(change) / max(node.before, node.after))}%")
+
+    return _graph(difference(before, after), "Difference of splits by stack", lambda node: node.width, box)
+
+
+class _Box(NamedTuple):
+    """How a frame is shown, besides its name and its place."""
+
+    title: str
+    class_: str
+    style: str = ""
+
+
+def _graph(root: Frame, label: str, width_of: Callable[[Frame], int], box_of: Callable[[Frame], _Box]) -> str:
+    total = width_of(root)
+    if not total:
         return ""
-    boxes: list[str] = []
-    depth = _draw_difference(root, root.width, 0.0, 0, boxes)
-    height = f"height:calc({depth + 1} * var(--flame-row))"
-    return f'<div class="flame" style="{height}" role="img" aria-label="Difference of splits by stack">{"".join(boxes)}</div>'
+    out: list[str] = []
 
+    def draw(node: Frame, left: float, depth: int) -> int:
+        """Draw a frame and those below it. Returns the depth of the deepest."""
+        width = 100 * width_of(node) / total
+        if width < MIN_PERCENT:
+            return depth
+        box = box_of(node)
+        out.append(
+            f'<span class="{" ".join(filter(None, ("f", box.class_)))}" data-d="{depth}" data-l="{left:.4f}" data-w="{width:.4f}" '
+            f'title="{escape(box.title)}" style="left:{left:.4f}%;width:{width:.4f}%;top:calc({depth} * var(--flame-row)){box.style}">'
+            f"{escape(node.name)}</span>"
+        )
+        deepest, at = depth, left
+        for child in sorted(cast("Iterable[Frame]", node.children.values()), key=lambda c: (-width_of(c), c.name)):
+            deepest = max(deepest, draw(child, at, depth + 1))
+            at += 100 * width_of(child) / total
+        return deepest
 
-def _draw_difference(node: Difference, total: int, left: float, depth: int, out: list[str]) -> int:
-    if 100 * node.width / total < MIN_PERCENT:
-        return depth
-    change = node.after - node.before
-    title = f"{node.name}: {words.plural(node.before, 'split')} in A, {words.number(node.after)} in B ({change:+,})"
-    share = round(100 * abs(change) / max(node.before, node.after))
-    kind = "more" if change > 0 else "fewer" if change else "same"
-    out.append(_box(node.name, title, f"f {kind}", left, 100 * node.width / total, depth, f";--share:{share}%"))
-    deepest, at = depth, left
-    for child in sorted(node.children.values(), key=lambda c: (-c.width, c.name)):
-        deepest = max(deepest, _draw_difference(child, total, at, depth + 1, out))
-        at += 100 * child.width / total
-    return deepest
-
-
-def _box(name: str, title: str, classes: str, left: float, width: float, depth: int, style: str = "") -> str:
-    return (
-        f'<span class="{classes}" data-d="{depth}" data-l="{left:.4f}" data-w="{width:.4f}" title="{escape(title)}" '
-        f'style="left:{left:.4f}%;width:{width:.4f}%;top:calc({depth} * var(--flame-row)){style}">{escape(name)}</span>'
-    )
-
-
-def _draw(node: Node, total: int, left: float, depth: int, out: list[str]) -> int:
-    width = 100 * node.count / total
-    if width < MIN_PERCENT:
-        return depth
-    share = words.percent(node.count / total)
-    title = f"{node.name}: {words.plural(node.count, 'split')}, {share}"
-    cause = f" c-{node.cause.value}" if node.cause else ""
-    out.append(_box(node.name, title, f"f{cause}", left, width, depth))
-    deepest = depth
-    at = left
-    for child in sorted(node.children.values(), key=lambda c: (-c.count, c.name)):
-        deepest = max(deepest, _draw(child, total, at, depth + 1, out))
-        at += 100 * child.count / total
-    return deepest
+    height = f"height:calc({draw(root, 0.0, 0) + 1} * var(--flame-row))"
+    return f'<div class="flame" style="{height}" role="img" aria-label="{label}">{"".join(out)}</div>'
