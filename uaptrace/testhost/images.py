@@ -78,14 +78,22 @@ def packaged_image(package: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".package-", dir=kernels) as work:
             tree = Path(work, "tree")
             run([dpkg_deb, "-x", str(package), str(tree)], name=str(package))
-            image = image_in(tree)
-            if image is None:
-                raise HostError(f"{package} has no kernel image (packages of Linux 6.19 and later have it in linux-binary-*)")
-            _link_lib(tree)
-            if any((tree / "lib/modules").glob("*")):
-                run([need("depmod", "kmod"), "-a", "-b", str(tree), release_of(image)])
-            shutil.rmtree(final, ignore_errors=True)
-            tree.rename(final)
+            why = f"{package} has no kernel image (packages of Linux 6.19 and later have it in linux-binary-*)"
+            return _keep(tree, final, why, needs_modules=False)
+
+
+def _keep(tree: Path, final: Path, without_image: str, *, needs_modules: bool) -> Path:
+    """Make an unpacked tree the one that is kept. The image in it; HostError, with those words, where there is none."""
+    image = image_in(tree)
+    if image is None:
+        raise HostError(without_image)
+    # With the one link a distribution has everything that looks for lib/modules finds it.
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")
+    if needs_modules or any((tree / "lib/modules").glob("*")):
+        run([need("depmod", "kmod"), "-a", "-b", str(tree), release_of(image)])
+    shutil.rmtree(final, ignore_errors=True)
+    tree.rename(final)
     return final / image.relative_to(tree)
 
 
@@ -111,14 +119,8 @@ def _fetch(kernel: str, pattern: re.Pattern[str]) -> Path:
     with tempfile.TemporaryDirectory(prefix=".download-", dir=kernels) as work:
         tree = Path(work, "tree")
         _unpack(lists, package, Path(work), tree)
-        image = image_in(tree)
-        if image is None:
-            raise HostError(f"{package.name} {package.version} has no kernel image: use --image")
-        run([need("depmod", "kmod"), "-a", "-b", str(tree), release_of(image)])
         final = kernels / f"{package.name}_{package.version}"
-        shutil.rmtree(final, ignore_errors=True)
-        tree.rename(final)
-    return final / image.relative_to(tree)
+        return _keep(tree, final, f"{package.name} {package.version} has no kernel image: use --image", needs_modules=True)
 
 
 def _unpack(lists: archive.Lists, package: archive.Package, work: Path, tree: Path) -> None:
@@ -134,10 +136,3 @@ def _unpack(lists: archive.Lists, package: archive.Package, work: Path, tree: Pa
         for name in sorted(set(_PARTS.findall(depends)) - seen - {other.name for other in waiting}):
             waiting.append(archive.Package(name, package.version))
         file.unlink()
-    _link_lib(tree)
-
-
-def _link_lib(tree: Path) -> None:
-    """With the one link a distribution has everything that looks for lib/modules finds it."""
-    if not (tree / "lib").exists():
-        (tree / "lib").symlink_to("usr/lib")

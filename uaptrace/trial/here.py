@@ -19,7 +19,6 @@ from uaptrace.trial.plan import Kernel, Plan, Workload
 
 _SAME: Final = ("workloads", "repeat", "seed")
 """What the plans of kernels that are compared have in common."""
-_MEM_TOTAL: Final = "MemTotal:"
 
 
 def plan_here(label: str, workloads: tuple[Workload, ...], repeat: int, seed: int, timeout_s: float) -> Plan:
@@ -91,9 +90,4 @@ def _plan(said: dict[str, Any]) -> Plan:
 
 
 def _memory() -> str:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith(_MEM_TOTAL))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return "?"
-    return f"{kib / (1 << 20):.1f} GiB"
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / (1 << 30):.1f} GiB"
