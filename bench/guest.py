@@ -22,12 +22,16 @@ IDLE_GOAL = Goal(0.2, at_least=False)
 EVENT_GOAL = Goal(1, at_least=False)
 BASELINE_GOAL = Goal(2, at_least=False)
 TIMEOUT_S = 3600
-KERNELS = ("patched", "debian-6.1")
+KERNELS = ("patched", "debian-6.1", "debian-6.12")
+CALL_GOAL = Goal(800, at_least=False)
+SHARE_GOAL = Goal(15, at_least=False)
+AUDIT_GOAL = Goal(1, at_least=False)
+ENTRY = "uaptrace_page_alloc_entry"
 DEFAULT = "uaptrace_page_alloc_auto"
 NOTES = {
     DEFAULT: "all of uaptrace's hooks, by default",
     "uaptrace_page_alloc_tracepoint": "where asked for: what a raw tracepoint costs, docs/performance.md",
-    "uaptrace_page_alloc_entry": "for audit, or where asked for: what a program there costs that does nothing, and the test for the flag",
+    ENTRY: "for audit, or where asked for: what a program there costs that does nothing, and the test for the flag",
     "uaptrace_page_alloc_count": "where asked for: what a program there costs that does nothing, and the count",
 }
 COUNTED = ("--no-kvm", "--cpus", "1", "--qemu-opts=-icount shift=1,sleep=off")
@@ -71,6 +75,24 @@ def probe_rows(kernel: str, lines: list[dict[str, Any]]) -> list[Row]:
             goal = FAULT_GOAL if what.startswith("uaptrace_") else None
             note = NOTES.get(what, "")
             rows.append(Row(name, middle, "%", low, middle, high, compared, str(goal or ""), goal.met(middle) if goal else None, note))
+        rows += event_rows(line, suffix)
+    return rows
+
+
+def event_rows(line: dict[str, Any], suffix: str) -> list[Row]:
+    """What our own events add to the call that they are of: rows with the goals of the project, out of one of guest_probe_cost.py's."""
+    added, base = line["added_instructions"], line["base_instructions"]
+    percent = round(100 * added / base, 2)
+    which = line["mechanism"], line["work"]
+    rows = []
+    if which == (DEFAULT, "memfd_secret"):
+        rows.append(row(f"event.secretmem_fault.added_percent{suffix}", [percent], "%", goal=SHARE_GOAL))
+        if not line["series"]:
+            rows.append(row(f"event.set_direct_map.instructions{suffix}", [added], "instructions", goal=CALL_GOAL))
+    if which == (DEFAULT, "memfd_secret_back") and not line["series"]:
+        rows.append(row(f"event.set_direct_map_back.instructions{suffix}", [added], "instructions", goal=CALL_GOAL))
+    if which == (ENTRY, "anonymous"):
+        rows.append(row(f"audit.page_fault.added_percent{suffix}", [percent], "%", goal=AUDIT_GOAL))
     return rows
 
 

@@ -257,6 +257,10 @@ class SecretFaults(Faults):
     """Faults of memfd_secret(): with the series each is a request with the flag, without it each page is made absent on its own."""
 
     def ns(self) -> float:
+        return self._times_ns()[0] / self.nr_pages
+
+    def _times_ns(self) -> tuple[int, int]:
+        """Of all faults, and of giving the pages back."""
         libc = ctypes.CDLL(None, use_errno=True)
         fd = libc.syscall(SYS_MEMFD_SECRET, 0)
         if fd < 0:
@@ -269,8 +273,16 @@ class SecretFaults(Faults):
         pages[:] = 1
         end = time.perf_counter_ns()
         del pages
+        back = time.perf_counter_ns()
         area.close()
-        return (end - begin) / self.nr_pages
+        return end - begin, time.perf_counter_ns() - back
+
+
+class SecretReleases(SecretFaults):
+    """The way back: the last mapping of secret memory goes, and each page is made present again. It is cleared there."""
+
+    def ns(self) -> float:
+        return self._times_ns()[1] / self.nr_pages
 
 
 def settled(work: Faults) -> list[float]:
@@ -348,7 +360,7 @@ def main() -> int:
         try:
             secret = SecretFaults(min(1000, arguments.pages), clears=not has_series)
             secret.ns()
-            works.append(("memfd_secret", secret))
+            works += [("memfd_secret", secret), ("memfd_secret_back", SecretReleases(secret.nr_pages))]
         except OSError as error:
             say("uaptrace", "memfd_secret", error=str(error))
         for page_alloc in ("auto", "tracepoint", "entry") if has_series else ("auto", "count"):

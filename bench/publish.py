@@ -36,7 +36,7 @@ def _replace(text: str, name: str, content: str) -> str:
 
 def _probes(rows: Sequence[Row]) -> str:
     """Instructions by mechanism, a column for each kernel."""
-    kernels = {"patched": "", "Debian 6.1": ".debian-6_1"}
+    kernels = {"patched": "", "Debian 6.1": ".debian-6_1", "Debian 6.12": ".debian-6_12"}
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         if not row.name.startswith(PER_PAGE):

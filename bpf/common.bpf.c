@@ -37,8 +37,15 @@ struct uap_scratch {
 
 /* What a task is in the middle of. One for each task inside a hooked call. */
 struct uap_context {
-	u64 map_start_ns;	/* set_direct_map_*() */
+	u64 users;		/* 1: of the task in key. Others that tried this place add to it for a moment */
+	u64 key;		/* task_key(), 0: free */
+	struct uap_name name;	/* of the process tgid, which was sent. These two stay from one task of the place to the next */
+	u64 tgid;
+	u64 map_ns;		/* set_direct_map_*(): time in the attribute changes that it makes */
+	u64 map_end_ns;		/* when the last of them returned */
 	u64 map_pfn;
+	u64 map_entry;		/* address of its page-table entry, 0: it is in no 4K mapping */
+	u64 map_nr_splits;	/* splits anywhere when that was read */
 	u64 cpa[4];		/* struct cpa_data of each level of recursion */
 	u64 cpa_start_ns;
 	u64 cache_start_ns;	/* unmapped_pages_alloc() */
@@ -69,10 +76,17 @@ struct uap_context {
 	u8 pad[6];
 };
 
-/* The loader makes these three as large as they are to be: pages, CPUs, tasks. */
+#define UAP_TASK_BITS 12
+#define UAP_TASK_TRIES 4
+
+/* The loader makes these two as large as they are to be: bytes, CPUs. */
 BPF_RINGBUF_OUTPUT(ring, 1);
 BPF_F_TABLE("array", u32, struct uap_words, counters, 1, 1024 /* BPF_F_MMAPABLE */);
-BPF_HASH(tasks, u32, struct uap_context, 1);
+/*
+ * Contexts, at one of four places that the task's id says. Not a hash map: to make and delete an entry of one takes 1,000 instructions
+ * (docs/performance.md), which was the most of what a call paid.
+ */
+BPF_ARRAY(tasks, struct uap_context, 1 << UAP_TASK_BITS);
 BPF_TABLE("lru_hash", u32, struct uap_name, named_tasks, 4096);
 BPF_TABLE("lru_hash", u32, u32, sent_stacks, 4096);
 /* One slot for each program that needs scratch space: a program never runs inside itself on one CPU, but others may. */
@@ -80,11 +94,37 @@ BPF_PERCPU_ARRAY(scratch, struct uap_scratch, 8);
 BPF_PERCPU_ARRAY(stack_scratch, struct uap_scratch, 2);
 /* Tasks inside unmapped_pages_alloc(): what __alloc_pages() looks at before it looks for the task. */
 BPF_ARRAY(nr_in_cache, u64, 1);
+/* Splits seen, by any task, of any mapping. */
+BPF_ARRAY(nr_splits, u64, 1);
+
+/*
+ * Helpers that not every kernel has, by their numbers in include/uapi/linux/bpf.h. A constant of the kernel says whether it has
+ * them (UAP_HAS_...); the verifier does not look at a call that its test leaves out.
+ */
+static u64 (*task_btf)(void) = (void *)158;			/* bpf_get_current_task_btf() */
+static long (*func_arg)(void *ctx, u32 n, u64 *value) = (void *)183;	/* bpf_get_func_arg() */
+static long (*func_ret)(void *ctx, u64 *value) = (void *)184;	/* bpf_get_func_ret() */
+/*
+ * bpf_rdonly_cast() is no helper: of a call of this number, which no helper has, the loader makes one of that function of the kernel
+ * (KERNEL_CALL in uaptrace/ebpf/compiled.py). What it returns can be read from by a plain load.
+ */
+static u64 (*rdonly_cast)(u64 address, u64 type) = (void *)UAP_RDONLY_CAST_CALL;
+
+/* A load through a pointer whose type the verifier knows. One that faults gives 0, as in read_u64(). */
+static __always_inline u64 load_u64(u64 pointer)
+{
+	u64 value;
+
+	asm volatile("%0 = *(u64 *)(%1 + 0)" : "=r"(value) : "r"(pointer));
+	return value;
+}
 
 static __always_inline u64 read_u64(u64 address)
 {
 	u64 value = 0;
 
+	if (UAP_RDONLY_CAST)
+		return load_u64(rdonly_cast(address, UAP_PAGE_TYPE));
 	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
 	return value;
 }
@@ -111,22 +151,24 @@ static __always_inline u64 *words(void)
 }
 
 /* Atomic: a program can be interrupted by another one on its CPU. */
+static __always_inline void add_to(u64 *w, u32 counter, u64 n)
+{
+	__sync_fetch_and_add(&w[bounded(counter, UAP_C_WORDS - 1)], n);
+}
+
 static __always_inline void add(u32 counter, u64 n)
 {
 	u64 *w = words();
 
 	if (w)
-		__sync_fetch_and_add(&w[bounded(counter, UAP_C_WORDS - 1)], n);
+		add_to(w, counter, n);
 }
 
-static __always_inline void time_call(u32 histogram, u64 ns)
+static __always_inline void time_call_to(u64 *w, u32 histogram, u64 ns)
 {
-	u64 *w = words();
 	u32 bucket = 0;
 	u64 v = ns;
 
-	if (!w)
-		return;
 	if (v >> 31) {
 		bucket = 31;
 	} else {
@@ -136,8 +178,16 @@ static __always_inline void time_call(u32 histogram, u64 ns)
 		if (v >> 2) { bucket += 2; v >>= 2; }
 		if (v >> 1) bucket += 1;
 	}
-	__sync_fetch_and_add(&w[bounded(UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket, UAP_C_WORDS - 1)], 1);
-	__sync_fetch_and_add(&w[bounded(UAP_C_HISTOGRAM_SUM + histogram, UAP_C_WORDS - 1)], ns);
+	add_to(w, UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket, 1);
+	add_to(w, UAP_C_HISTOGRAM_SUM + histogram, ns);
+}
+
+static __always_inline void time_call(u32 histogram, u64 ns)
+{
+	u64 *w = words();
+
+	if (w)
+		time_call_to(w, histogram, ns);
 }
 
 static __always_inline u32 saturate(u64 ns)
@@ -153,26 +203,68 @@ static __always_inline u32 task_key(void)
 	return tid ? tid : bpf_get_smp_processor_id() | 0x80000000U;
 }
 
+/* One of the places where a task's context may be. */
+static __always_inline struct uap_context *context_at(u32 key, u32 attempt)
+{
+	/* Multiplied by 2^32 divided by the golden ratio, neighbouring ids lie far apart. */
+	u32 index = (((key * 2654435769U) >> (32 - UAP_TASK_BITS)) + attempt) & ((1U << UAP_TASK_BITS) - 1);
+
+	return tasks.lookup(&index);
+}
+
+static __always_inline struct uap_context *context_of(u32 key)
+{
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < UAP_TASK_TRIES; i++) {
+		struct uap_context *c = context_at(key, i);
+
+		if (c && c->key == key)
+			return c;
+	}
+	return 0;
+}
+
 static __always_inline struct uap_context *find_context(void)
 {
-	u32 key = task_key();
+	return context_of(task_key());
+}
 
-	return tasks.lookup(&key);
+/*
+ * A place is taken by adding one to its users and finding that nobody else has: who finds more goes on to the next one. Two that come
+ * at the same time may both go on; two can never both find one. 5.10 has no atomic operation that gives the value before it.
+ */
+static __always_inline struct uap_context *make_context_of(u32 key)
+{
+	struct uap_context *c = context_of(key);
+	u32 i, at;
+
+	if (c)
+		return c;
+#pragma unroll
+	for (i = 0; i < UAP_TASK_TRIES; i++) {
+		c = context_at(key, i);
+		if (!c)
+			continue;
+		__sync_fetch_and_add(&c->users, 1);
+		if (*(volatile u64 *)&c->users == 1) {
+			/* Word by word: of a memset() from the middle on, LLVM 14 makes a store for each byte. */
+#pragma unroll
+			for (at = __builtin_offsetof(struct uap_context, map_ns) / 8; at < sizeof(*c) / 8; at++)
+				((u64 *)c)[at] = 0;
+			*(volatile u64 *)&c->key = key;
+			return c;
+		}
+		__sync_fetch_and_add(&c->users, -1);
+	}
+	add(UAP_C_CONTEXT_LOST, 1);
+	return 0;
 }
 
 static __always_inline struct uap_context *make_context(void)
 {
-	u32 key = task_key();
-	struct uap_context *c = tasks.lookup(&key);
-	struct uap_context fresh = {};
-
-	if (c)
-		return c;
-	tasks.update(&key, &fresh);
-	c = tasks.lookup(&key);
-	if (!c)
-		add(UAP_C_CONTEXT_LOST, 1);
-	return c;
+	return make_context_of(task_key());
 }
 
 /*
@@ -187,10 +279,10 @@ static __always_inline void expect_outside(u32 inside)
 
 static __always_inline void drop_context_if_idle(struct uap_context *c)
 {
-	u32 key = task_key();
-
-	if (!c->in_map && !c->cpa_depth && !c->in_cache && !c->in_shrink && !c->free_start_ns)
-		tasks.delete(&key);
+	if (c->in_map || c->cpa_depth || c->in_cache || c->in_shrink || c->free_start_ns)
+		return;
+	*(volatile u64 *)&c->key = 0;
+	__sync_fetch_and_add(&c->users, -1);
 }
 
 /*
@@ -206,32 +298,61 @@ static __always_inline struct uap_record *reserve(u32 kind)
 	return r;
 }
 
+static __always_inline void submit_to(u64 *w, struct uap_record *r, u32 kind)
+{
+	ring.ringbuf_submit(r, 0);
+	add_to(w, UAP_C_EMITTED + kind, 1);
+}
+
 static __always_inline void submit(struct uap_record *r, u32 kind)
 {
 	ring.ringbuf_submit(r, 0);
 	add(UAP_C_EMITTED + kind, 1);
 }
 
+static __always_inline int same_name(struct uap_name *a, struct uap_name *b)
+{
+	return a->comm[0] == b->comm[0] && a->comm[1] == b->comm[1] && a->start_ns == b->start_ns;
+}
+
+#define UAP_NO_TGID ~0ULL
+
 /*
  * The name of the process goes before its first record, and again when it changes (exec) or the tgid is another process's. It is
  * the name of the group's leader: threads may have names of their own. Idle tasks all have tgid 0: one name does for all.
+ * c: remembers the last name, so that it need not be looked up; 0: nothing does.
  */
-static __always_inline void name_task(u64 id)
+static __always_inline void name_task(u64 id, struct uap_context *c)
 {
 	u32 tgid = id >> 32;
-	struct uap_name name = {}, *known = named_tasks.lookup(&tgid);
-	u64 leader = bpf_get_current_task();
+	struct uap_name name = {}, *known;
 	struct uap_record *r;
 	u64 *p;
 
-	if (known && !tgid)
+	if (UAP_HAS_TASK_BTF) {
+		u64 leader = load_u64(task_btf() + UAP_TASK_GROUP_LEADER);
+
+		name.comm[0] = load_u64(leader + UAP_TASK_COMM);
+		name.comm[1] = load_u64(leader + UAP_TASK_COMM + 8);
+		name.start_ns = load_u64(leader + UAP_TASK_START_TIME);
+	} else {
+		u64 leader = read_u64(bpf_get_current_task() + UAP_TASK_GROUP_LEADER);
+
+		bpf_probe_read_kernel(name.comm, sizeof(name.comm), (void *)(leader + UAP_TASK_COMM));
+		name.start_ns = read_u64(leader + UAP_TASK_START_TIME);
+	}
+	if (c) {
+		if (c->tgid == tgid && same_name(&c->name, &name))
+			return;
+		c->name = name;
+		c->tgid = UAP_NO_TGID;
+	}
+	known = named_tasks.lookup(&tgid);
+	if (known && (!tgid || same_name(known, &name))) {
+		if (c)
+			c->tgid = tgid;
 		return;
-	if (tgid != (u32)id)
-		leader = read_u64(leader + UAP_TASK_GROUP_LEADER);
-	bpf_probe_read_kernel(name.comm, sizeof(name.comm), (void *)(leader + UAP_TASK_COMM));
-	name.start_ns = read_u64(leader + UAP_TASK_START_TIME);
-	if (known && known->comm[0] == name.comm[0] && known->comm[1] == name.comm[1] && known->start_ns == name.start_ns)
-		return;
+	}
 	r = reserve(UAP_TASK);
 	if (!r)
 		return;
@@ -247,23 +368,28 @@ static __always_inline void name_task(u64 id)
 	submit(r, UAP_TASK);
 }
 
-/* Reserve a record of the current task, all other fields zero; the caller submits it. */
-static __always_inline struct uap_record *begin_record(u32 kind)
+/* Reserve a record of the current task, of that time, all other fields zero; the caller submits it. c: as in name_task(). */
+static __always_inline struct uap_record *begin_record_at(u32 kind, u64 time_ns, struct uap_context *c)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct uap_record *r;
 
-	name_task(id);
+	name_task(id, c);
 	r = reserve(kind);
 	if (!r)
 		return 0;
 	__builtin_memset(r, 0, sizeof(*r));
 	r->kind = kind;
-	r->time_ns = bpf_ktime_get_ns();
+	r->time_ns = time_ns;
 	r->tid = id;
 	r->tgid = id >> 32;
 	r->cgroup_id = bpf_get_current_cgroup_id();
 	return r;
+}
+
+static __always_inline struct uap_record *begin_record(u32 kind)
+{
+	return begin_record_at(kind, bpf_ktime_get_ns(), 0);
 }
 
 /* Take the kernel stack, send its frames once, give its hash. slot: 0 for splits, 1 for others. */
@@ -322,7 +448,7 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 /*
  * Hooks. A subject says ENTER(NAME, call) and EXIT(NAME, number of arguments, call) once, and two programs come of each: enter_NAME() is
  * called with the arguments (fentry, fexit, raw tracepoints), enter_NAME_regs() with registers (kprobes); the loader takes the one that
- * it needs. In the call, ARG(i), SCALAR(i) and RET are the arguments and the return value of either.
+ * it needs. In the call, ARG(i), SCALAR(i), RET and RESULT are the arguments and the return value of either.
  */
 #define UAP_VIA_ARGUMENTS 1
 #define UAP_VIA_REGISTERS 2
@@ -332,7 +458,21 @@ static __always_inline u64 raw_argument(void *ctx, u32 i)
 {
 	u64 value = 0;
 
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)((u64 *)ctx + i));
+	if (UAP_HAS_FUNC_ARG)
+		func_arg(ctx, i, &value);
+	else
+		bpf_probe_read_kernel(&value, sizeof(value), (void *)((u64 *)ctx + i));
+	return value;
+}
+
+static __always_inline u64 raw_result(void *ctx, u32 nr_arguments)
+{
+	u64 value = 0;
+
+	if (UAP_HAS_FUNC_ARG)
+		func_ret(ctx, &value);
+	else
+		bpf_probe_read_kernel(&value, sizeof(value), (void *)((u64 *)ctx + nr_arguments));
 	return value;
 }
 
@@ -341,7 +481,9 @@ static __always_inline u64 raw_argument(void *ctx, u32 i)
 	 (i) == 2 ? ((struct pt_regs *)(ctx))->dx : ((struct pt_regs *)(ctx))->cx)
 #define ARG(i) (via == UAP_VIA_ARGUMENTS ? raw_argument(ctx, i) : UAP_REGS_ARGUMENT(ctx, i))
 #define SCALAR(i) (via == UAP_VIA_ARGUMENTS ? ((u64 *)ctx)[i] : UAP_REGS_ARGUMENT(ctx, i))
-#define RET (via == UAP_VIA_ARGUMENTS ? raw_argument(ctx, nr_arguments) : ((struct pt_regs *)(ctx))->ax)
+/* RESULT is no pointer, RET may be one. */
+#define RESULT (via == UAP_VIA_ARGUMENTS ? ((u64 *)ctx)[nr_arguments] : ((struct pt_regs *)(ctx))->ax)
+#define RET (via == UAP_VIA_ARGUMENTS ? raw_result(ctx, nr_arguments) : ((struct pt_regs *)(ctx))->ax)
 
 #define ENTER(name, call) \
 	int enter_##name(unsigned long long *ctx) { const int via = UAP_VIA_ARGUMENTS; return call; } \

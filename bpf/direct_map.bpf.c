@@ -6,6 +6,35 @@
 
 /* ---- set_direct_map_*() ---- */
 
+static __always_inline u64 splits_seen(void)
+{
+	u32 zero = 0;
+	u64 *nr = nr_splits.lookup(&zero);
+
+	return nr ? *nr : 0;
+}
+
+/* How a page is mapped before the call. What comes after it is then read where its entry is. */
+static __always_inline void map_before(struct uap_context *c, u64 address)
+{
+	u64 entry = 0, table = 0;
+
+	c->map_nr_splits = splits_seen();
+	c->map_before = walk(address, &entry, &table);
+	c->map_entry = table ? table + ((address >> 12) & 511) * 8 : 0;
+}
+
+/*
+ * And after it. A page table goes away only when its region becomes one large mapping; for a page of that region to be in a 4K mapping
+ * again, which it is where this call changed it, a split must have come since. Then, and where there was no 4K mapping, all is read.
+ */
+static __always_inline u32 map_after(struct uap_context *c)
+{
+	if (c->map_entry && c->map_nr_splits == splits_seen())
+		return mapping_by(read_u64(c->map_entry));
+	return mapping_of(direct_address(c->map_pfn));
+}
+
 static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 {
 	struct uap_context *c = make_context();
@@ -15,11 +44,12 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 		return 0;
 	expect_outside(c->in_map);
 	c->in_map = 1;
-	c->map_start_ns = bpf_ktime_get_ns();
+	c->map_ns = 0;
+	c->map_end_ns = 0;
 	c->map_pfn = pfn;
 	c->map_nr = nr;
 	c->map_flags = flags;
-	c->map_before = mapping_of(direct_address(pfn));
+	map_before(c, direct_address(pfn));
 	if (c->in_cache && (flags & UAP_F_DEFAULT))
 		c->rolled_back = 1;
 	if (c->in_cache && (flags & UAP_F_INVALID)) {
@@ -35,22 +65,30 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 	return 0;
 }
 
+/*
+ * How long it took is the time of the attribute change that it consists of: nothing else is done in it, and our own programs on the way
+ * into that change are not counted.
+ */
 static __always_inline int map_exit(int ret)
 {
 	struct uap_context *c = find_context();
 	struct uap_record *r;
+	u64 *w = words();
+	u64 end_ns;
 	u32 flags;
-	u64 ns;
 
-	if (!c || !c->in_map)
+	if (!c || !c->in_map || !w)
 		return 0;
 	flags = c->map_flags;
-	ns = bpf_ktime_get_ns() - c->map_start_ns;
+	end_ns = c->map_end_ns;
 	c->in_map = 0;
-	add(flags & UAP_F_INVALID ? UAP_C_SET_INVALID : UAP_C_SET_DEFAULT, 1);
+	add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID : UAP_C_SET_DEFAULT, 1);
 	if (ret)
-		add(flags & UAP_F_INVALID ? UAP_C_SET_INVALID_FAILED : UAP_C_SET_DEFAULT_FAILED, 1);
-	time_call(flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, ns);
+		add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID_FAILED : UAP_C_SET_DEFAULT_FAILED, 1);
+	if (end_ns)
+		time_call_to(w, flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, c->map_ns);
+	else
+		end_ns = bpf_ktime_get_ns();
 	if (c->in_cache) {
 		flags |= UAP_F_IN_CACHE;
 		if (ret)
@@ -58,29 +96,29 @@ static __always_inline int map_exit(int ret)
 	}
 	if (c->in_shrink)
 		flags |= UAP_F_IN_SHRINK;
-	r = begin_record(UAP_SET_DIRECT_MAP);
+	r = begin_record_at(UAP_SET_DIRECT_MAP, end_ns, c);
 	if (r) {
 		r->pfn = c->map_pfn;
 		r->nr_pages = c->map_nr;
 		r->before = c->map_before;
-		r->after = mapping_of(direct_address(c->map_pfn));
+		r->after = map_after(c);
 		r->aux = ret;
-		r->duration_ns = saturate(ns);
+		r->duration_ns = saturate(c->map_ns);
 		r->flags = flags;
 		r->nr_present = r->after && !(r->after & UAP_ABSENT) ? 1 : 0;
-		submit(r, UAP_SET_DIRECT_MAP);
+		submit_to(w, r, UAP_SET_DIRECT_MAP);
 	}
 	drop_context_if_idle(c);
 	return 0;
 }
 
 ENTER(SET_INVALID, map_enter(ARG(0), 1, UAP_F_INVALID))
-EXIT(SET_INVALID, 1, map_exit((int)RET))
+EXIT(SET_INVALID, 1, map_exit((int)RESULT))
 ENTER(SET_DEFAULT, map_enter(ARG(0), 1, UAP_F_DEFAULT))
-EXIT(SET_DEFAULT, 1, map_exit((int)RET))
+EXIT(SET_DEFAULT, 1, map_exit((int)RESULT))
 /* bool valid: only the low byte of the register counts. */
 ENTER(SET_VALID, map_enter(ARG(0), (u32)ARG(1), UAP_F_VALID_NR | (ARG(2) & 0xff ? UAP_F_DEFAULT : UAP_F_INVALID)))
-EXIT(SET_VALID, 3, map_exit((int)RET))
+EXIT(SET_VALID, 3, map_exit((int)RESULT))
 
 /* ---- change_page_attr: every other way ---- */
 
@@ -179,7 +217,7 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 			next = end;
 		here = next - pfn;
 		region_state(pfn, here, 0, &state);
-		forget(&state);
+		forget(&state, 0);
 		if (state.mapping & UAP_MIXED) {
 			send_uncertain(pfn, here);
 		} else {
@@ -201,18 +239,25 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 static __always_inline int cpa_exit(int ret)
 {
 	struct uap_context *c = find_context();
+	u64 *w = words();
 	u64 ns = 0, cpa;
 
-	if (!c || !c->cpa_depth)
+	if (!c || !c->cpa_depth || !w)
 		return 0;
 	c->cpa_depth--;
 	cpa = c->cpa[bounded(c->cpa_depth, 3)];
 	if (!c->cpa_depth) {
-		ns = bpf_ktime_get_ns() - c->cpa_start_ns;
-		add(UAP_C_CPA, 1);
+		u64 end_ns = bpf_ktime_get_ns();
+
+		ns = end_ns - c->cpa_start_ns;
+		add_to(w, UAP_C_CPA, 1);
 		if (ret)
-			add(UAP_C_CPA_FAILED, 1);
-		time_call(UAP_H_CPA, ns);
+			add_to(w, UAP_C_CPA_FAILED, 1);
+		time_call_to(w, UAP_H_CPA, ns);
+		if (c->in_map) {
+			c->map_ns += ns;
+			c->map_end_ns = end_ns;
+		}
 	}
 	/* set_direct_map_*() sends its own record. */
 	if (!c->in_map && ((cpa_word(cpa, UAP_CPA_MASK_SET) | cpa_word(cpa, UAP_CPA_MASK_CLR)) & UAP_PRESENT))
@@ -222,7 +267,7 @@ static __always_inline int cpa_exit(int ret)
 }
 
 ENTER(CPA, cpa_enter(ARG(0)))
-EXIT(CPA, 2, cpa_exit((int)RET))
+EXIT(CPA, 2, cpa_exit((int)RESULT))
 
 /*
  * Inside __change_page_attr_set_clr() only a split that succeeded calls flush_tlb_all(): the split functions
@@ -233,11 +278,16 @@ static __always_inline int split_seen(void *ctx)
 	struct uap_context *c = find_context();
 	struct uap_record *r;
 	u64 cpa, given, address, pfn;
-	u32 level, flags = 0, split, nr, stack;
+	u32 level, flags = 0, split, nr, stack, zero = 0;
+	u64 *nr_seen = nr_splits.lookup(&zero);
 
 	if (!c || !c->cpa_depth)
 		return 0;
+	if (nr_seen)
+		__sync_fetch_and_add(nr_seen, 1);
 	cpa = c->cpa[bounded(c->cpa_depth - 1, 3)];
+	/* Before there is more than one way to come here: the verifier follows it once for each. */
+	stack = send_stack(ctx, 0);
 	given = cpa_given_address(cpa, cpa_word(cpa, UAP_CPA_CURPAGE));
 	address = canonical(given);
 	level = mapping_of(address);
@@ -255,7 +305,6 @@ static __always_inline int split_seen(void *ctx)
 		flags = UAP_F_OTHER_MAPPING;
 	}
 	add(flags & (UAP_F_OTHER_MAPPING | UAP_F_UNCOUNTED) ? UAP_C_SPLIT_OTHER : split == UAP_1G ? UAP_C_SPLIT_1G : UAP_C_SPLIT_2M, 1);
-	stack = send_stack(ctx, 0);
 	r = begin_record(UAP_SPLIT);
 	if (!r)
 		return 0;

@@ -26,24 +26,36 @@ static __always_inline u64 next_table(u64 entry)
 	return UAP_PAGE_OFFSET + (entry & UAP_PFN_MASK);
 }
 
+/* What an entry of the last level says. */
+static __always_inline u32 mapping_by(u64 entry)
+{
+	if (!entry)
+		return UAP_UNKNOWN;
+	return UAP_4K | (entry & UAP_PRESENT ? 0 : UAP_ABSENT);
+}
+
 /*
  * Where the walk for an address ends: *entry and the level. For a 4K mapping *table is the address of its page table.
  * An entry that is zero is no mapping at all; one that is not zero and not present is absent.
  */
 static __always_inline u32 walk(u64 address, u64 *entry, u64 *table)
 {
-	u64 e, t = UAP_INIT_PGD;
+	u64 e, t = UAP_FIRST_PUD;
 
-	if (UAP_LEVELS == 5) {
-		e = read_u64(t + ((address >> 48) & 511) * 8);
+	/* The first 512G of the direct map, or less: the loader has been that far. Its table stays, there is always memory in it. */
+	if (address >> 39 != UAP_PAGE_OFFSET >> 39 || !t) {
+		t = UAP_INIT_PGD;
+		if (UAP_LEVELS == 5) {
+			e = read_u64(t + ((address >> 48) & 511) * 8);
+			if (!(e & UAP_PRESENT))
+				return UAP_UNKNOWN;
+			t = next_table(e);
+		}
+		e = read_u64(t + ((address >> 39) & 511) * 8);
 		if (!(e & UAP_PRESENT))
 			return UAP_UNKNOWN;
 		t = next_table(e);
 	}
-	e = read_u64(t + ((address >> 39) & 511) * 8);
-	if (!(e & UAP_PRESENT))
-		return UAP_UNKNOWN;
-	t = next_table(e);
 	e = read_u64(t + ((address >> 30) & 511) * 8);
 	*entry = e;
 	if (e & UAP_LEAF)
@@ -61,9 +73,7 @@ static __always_inline u32 walk(u64 address, u64 *entry, u64 *table)
 	*table = t;
 	e = read_u64(t + ((address >> 12) & 511) * 8);
 	*entry = e;
-	if (!e)
-		return UAP_UNKNOWN;
-	return UAP_4K | (e & UAP_PRESENT ? 0 : UAP_ABSENT);
+	return mapping_by(e);
 }
 
 static __always_inline u32 mapping_of(u64 address)
@@ -79,14 +89,23 @@ struct uap_block_state {
 };
 
 /*
- * The same values, of which the verifier knows nothing any more: after the many ways through a walk it then goes on
- * once, and not once for each of them.
+ * The same values, of which the verifier knows nothing any more: after the many ways through a walk it then goes on once, and not once
+ * for each of them. It does not follow what is kept in a map. slot: scratch space of the calling program.
  */
-static __always_inline void forget(struct uap_block_state *state)
+static __always_inline void forget(struct uap_block_state *state, u32 slot)
 {
-	struct uap_block_state known = *state;
+	struct uap_scratch *s = scratch.lookup(&slot);
+	volatile u64 *kept;
 
-	bpf_probe_read_kernel(state, sizeof(*state), &known);
+	if (!s) {
+		state->nr_present = state->mapping = 0;
+		return;
+	}
+	kept = s->e;
+	kept[0] = state->nr_present;
+	kept[1] = state->mapping;
+	state->nr_present = kept[0];
+	state->mapping = kept[1];
 }
 
 /* How many of nr pages from pfn, all in one 2M region, are present. slot: scratch space of the calling program. */
@@ -143,7 +162,7 @@ static __always_inline void block_state(u64 pfn, u32 order, u32 slot, struct uap
 		struct uap_block_state part = {};
 
 		region_state(pfn + i * 512, nr < 512 ? nr : 512, slot, &part);
-		forget(&part);
+		forget(&part, slot);
 		state->nr_present += part.nr_present;
 		mapping = !i ? part.mapping : part.mapping == mapping ? mapping : (mapping & UAP_LEVEL_MASK) | UAP_MIXED;
 		if (nr <= 512)

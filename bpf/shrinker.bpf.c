@@ -48,5 +48,5 @@ static __always_inline int count_enter(void)
 }
 
 ENTER(SHRINK_SCAN, scan_enter(ARG(1)))
-EXIT(SHRINK_SCAN, 2, scan_exit(RET))
+EXIT(SHRINK_SCAN, 2, scan_exit(RESULT))
 ENTER(SHRINK_COUNT, count_enter())

@@ -163,21 +163,22 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 	struct uap_block_state state = {};
 	struct uap_record *r;
 	u32 zero = 0, flags = 0, stack = 0, order;
-	u64 *active = nr_in_cache.lookup(&zero);
-	u64 ns, pfn = 0;
+	u64 *active = nr_in_cache.lookup(&zero), *w = words();
+	u64 end_ns, ns, pfn = 0;
 
-	if (!c || !c->in_cache)
+	if (!c || !c->in_cache || !w)
 		return 0;
 	if (active)
 		__sync_fetch_and_add(active, -1);
-	ns = bpf_ktime_get_ns() - c->cache_start_ns;
+	end_ns = bpf_ktime_get_ns();
+	ns = end_ns - c->cache_start_ns;
 	order = c->order & 15;
 	c->in_cache = 0;
-	add(UAP_C_CACHE_ALLOC, 1);
+	add_to(w, UAP_C_CACHE_ALLOC, 1);
 	if (c->nr_invalid && !c->refill_sent)
 		send_refill(c, c->refill_pfn, log2_of(c->nr_invalid), UAP_F_ORDER_GUESSED);
 	if (!page && c->refill_sent) {
-		add(UAP_C_CACHE_REFILL_UNDONE, 1);
+		add_to(w, UAP_C_CACHE_REFILL_UNDONE, 1);
 		r = begin_record(UAP_REFILL_UNDONE);
 		if (r) {
 			r->pfn = c->refill_pfn;
@@ -191,15 +192,15 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 		block_state(pfn, order, 1, &state);
 		if (state.nr_present)
 			stack = send_stack(ctx, 1);
-		add(UAP_C_PAGES_ALLOCATED, 1ULL << order);
+		add_to(w, UAP_C_PAGES_ALLOCATED, 1ULL << order);
 		if (order < UAP_NR_ORDERS)
-			add(UAP_C_ALLOC_ORDER + order, 1);
+			add_to(w, UAP_C_ALLOC_ORDER + order, 1);
 		if (c->refill_sent) {
 			flags |= UAP_F_REFILLED;
-			time_call(UAP_H_CACHE_REFILL, ns);
+			time_call_to(w, UAP_H_CACHE_REFILL, ns);
 		} else {
-			add(UAP_C_CACHE_HIT, 1);
-			time_call(UAP_H_CACHE_HIT, ns);
+			add_to(w, UAP_C_CACHE_HIT, 1);
+			time_call_to(w, UAP_H_CACHE_HIT, ns);
 		}
 		if (c->flushed)
 			flags |= UAP_F_FLUSHED;
@@ -209,9 +210,9 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 			flags |= UAP_F_REFILL_PARTIAL;
 	} else {
 		flags |= UAP_F_FAILED;
-		add(UAP_C_CACHE_ALLOC_FAILED, 1);
+		add_to(w, UAP_C_CACHE_ALLOC_FAILED, 1);
 	}
-	r = begin_record(UAP_ALLOC);
+	r = begin_record_at(UAP_ALLOC, end_ns, c);
 	if (r) {
 		r->pfn = pfn;
 		r->order = order;
@@ -222,7 +223,7 @@ static __always_inline int cache_alloc_exit(void *ctx, u64 page)
 		r->nr_present = state.nr_present;
 		r->flags = flags;
 		r->stack_id = stack;
-		submit(r, UAP_ALLOC);
+		submit_to(w, r, UAP_ALLOC);
 	}
 	drop_context_if_idle(c);
 	return 0;
@@ -281,13 +282,15 @@ static __always_inline int cache_free_enter(u64 page, u32 order)
 	struct uap_context *c;
 	struct uap_block_state state = {};
 	struct uap_record *r;
-	u64 pfn = page_to_pfn(page);
+	u64 pfn = page_to_pfn(page), *w = words();
 
+	if (!w)
+		return 0;
 	order &= 15;
-	add(UAP_C_CACHE_FREE, 1);
-	add(UAP_C_PAGES_FREED, 1ULL << order);
+	add_to(w, UAP_C_CACHE_FREE, 1);
+	add_to(w, UAP_C_PAGES_FREED, 1ULL << order);
 	if (order < UAP_NR_ORDERS)
-		add(UAP_C_FREE_ORDER + order, 1);
+		add_to(w, UAP_C_FREE_ORDER + order, 1);
 	block_state(pfn, order, 3, &state);
 	r = begin_record(UAP_FREE);
 	if (r) {
@@ -296,7 +299,7 @@ static __always_inline int cache_free_enter(u64 page, u32 order)
 		r->nr_pages = 1U << order;
 		r->nr_present = state.nr_present;
 		r->after = state.mapping;
-		submit(r, UAP_FREE);
+		submit_to(w, r, UAP_FREE);
 	}
 	/* last, or the verifier follows all of the above twice: with a context and without one */
 	c = make_context();
@@ -358,18 +361,20 @@ static __always_inline int release_enter(void *ctx, u64 page, u32 order)
 	struct uap_record *r;
 	u64 pfn = page_to_pfn(page);
 	u32 nr = 1U << (order & 15), stack = 0;
-	int not_zero = -1;
+	int not_zero;
 
 	order &= 15;
 	add(UAP_C_CACHE_RELEASE, 1);
 	add(UAP_C_PAGES_RELEASED, nr);
 	if (order < UAP_NR_ORDERS)
 		add(UAP_C_RELEASE_ORDER + order, 1);
+	/* Before there is more than one way to come here: the verifier follows it once for each. */
+	not_zero = bytes_not_zero(pfn, order, 5);
 	block_state(pfn, order, 4, &state);
-	if (state.nr_present < nr)
+	if (state.nr_present < nr) {
+		not_zero = -1;
 		stack = send_stack(ctx, 1);
-	else
-		not_zero = bytes_not_zero(pfn, order, 5);
+	}
 	c = find_context();	/* last, as in cache_free_enter() */
 	r = begin_record(UAP_RELEASE);
 	if (!r)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -139,6 +140,31 @@ def test_junit_counts_and_names_what_failed() -> None:
     assert "invariant 8" in (failure.get("message") or "")
     for suite in (good, bad):
         assert int(suite.get("tests") or 0) == len(suite.findall("testcase"))
+
+
+@pytest.fixture(scope="module")
+def junit_schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The schema of Jenkins (junit-10.xsd), out of the source of the pytest that is installed, which checks its own reports by it."""
+    import xmlschema
+
+    folder = tmp_path_factory.mktemp("pytest")
+    wanted = f"pytest=={importlib.metadata.version('pytest')}"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary=:all:"]
+    subprocess.run([*pip, f"--dest={folder}", wanted], check=True)
+    (source,) = folder.glob("pytest-*.tar.gz")
+    with tarfile.open(source) as tar:
+        (member,) = [member for member in tar if Path(member.name).name == "junit-10.xsd"]
+        stream = tar.extractfile(member)
+        assert stream is not None
+        return xmlschema.XMLSchema(stream.read().decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [ended, broken, crashed])
+def test_junit_is_what_its_schema_says(runs: Any, junit_schema: Any) -> None:
+    document = to_junit(outcome(runs(), [parse_condition("splits.2m > baseline * 1.1")]))
+    junit_schema.validate(document)
+    assert not junit_schema.is_valid(document.replace("testcase", "case")), "the schema tells wrong ones"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit import bpf_programs
-from uaptrace.ebpf.compiled import LOAD_CONSTANT, Compiled, MapSpec, from_json, with_places, with_values
+from uaptrace.ebpf.compiled import KERNEL_CALL, LOAD_CONSTANT, Compiled, MapSpec, from_json, with_places, with_values
 from uaptrace.ebpf.objects import Program, ProgramRefusedError, load_program
 from uaptrace.loader import attaching, programs
 from uaptrace.loader import cache as program_cache
@@ -70,6 +70,18 @@ def test_a_constant_of_the_boot_is_put_in_whole_and_nothing_else_changes(
     assert put_in[:4] + put_in[8:12] == load[:4] + load[8:12]
     with pytest.raises(ValueError, match="no constant"):
         with_values(before + load + after, range(4), constants[:number])
+
+
+@given(before=code(), after=code(), number=st.integers(0, 2), constants=st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3))
+def test_a_function_of_the_kernel_is_called_where_the_kernel_has_it(before: bytes, after: bytes, number: int, constants: list[int]) -> None:
+    call = bytes([0x85, 0, 0, 0]) + (KERNEL_CALL << 16 | number).to_bytes(4, "little")
+    ready = with_values(before + call + after, range(4), constants)
+    assert ready[: len(before)] == before
+    assert ready[len(before) + 8 :] == after
+    put_in = ready[len(before) : len(before) + 8]
+    assert put_in == (bytes([0x85, 0x20, 0, 0]) + constants[number].to_bytes(4, "little") if constants[number] else call)
+    with pytest.raises(ValueError, match="no constant"):
+        with_values(before + call + after, range(4), constants[:number])
 
 
 @pytest.mark.parametrize("cut", [4, 8, 12])

@@ -111,7 +111,7 @@ def test_what_is_written_is_what_is_read(folder: Path) -> None:
 
 
 def test_the_sizes_of_maps_are_said_when_they_are_made(tracing: Compiled) -> None:
-    sizes = map_sizes(ring_bytes=1 << 20, nr_cpus=7, max_tasks=99)
+    sizes = map_sizes(ring_bytes=1 << 20, nr_cpus=7)
     assert sizes.keys() <= tracing.maps.keys()
     sized = tracing.sized(sizes)
     assert {name: sized.maps[name].max_entries for name in sizes} == sizes

@@ -63,6 +63,10 @@ class KernelBtf:
             raise CannotTraceError(f"this kernel has no function {name} in its BTF")
         return type_id
 
+    def struct_id(self, name: str) -> int:
+        """BTF id of a struct. Raises CannotTraceError where the kernel has none of that name."""
+        return self._struct(name)
+
     def struct_size(self, name: str) -> int:
         """Size of a struct in bytes. Raises CannotTraceError where the kernel has none of that name."""
         return int(self._lib.btf__resolve_size(self._btf, self._struct(name)))
@@ -158,8 +162,8 @@ def _in_enum(types: bytes, at: int, is_named: Callable[[int], bool]) -> bool:
     return False
 
 
-_MAX_ENUMERATORS: Final = 64
-"""More than there are gfp bits."""
+_MAX_ENUMERATORS: Final = 512
+"""More than there are BPF helpers (enum bpf_func_id has 212 in 7.3), which are the most of what is asked for."""
 _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "btf__find_by_name_kind": [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32],
     "btf__type_by_id": [ctypes.c_void_p, ctypes.c_uint32],

@@ -14,6 +14,12 @@ _PSEUDO_MAP_FD: Final = 1
 """Source register of a BPF_LD | BPF_IMM | BPF_DW whose immediate is a map (include/uapi/linux/bpf.h)."""
 LOAD_CONSTANT: Final = 0x5541505F
 """Upper half of a constant that stands for one of the running kernel (UAP_AT_LOAD of bpf/common.bpf.c); the lower half says which."""
+KERNEL_CALL: Final = 0x5541
+"""Upper half of the number of a helper that stands for a function of the kernel; the lower half is the number of the constant that is its
+BTF id. No helper has such a number: where that constant is 0, the call must be one that is never reached."""
+_CALL: Final = 0x85
+_PSEUDO_KFUNC_CALL: Final = 2
+"""Source register of a BPF_JMP | BPF_CALL whose immediate is a BTF id (include/uapi/linux/bpf.h)."""
 
 
 class MapSpec(NamedTuple):
@@ -77,7 +83,24 @@ def with_values(code: bytes, fds: Sequence[int], constants: Sequence[int] = ()) 
                 raise ValueError(f"there is no constant {number}")
             value = constants[number].to_bytes(8, "little")
             patched[at + 4 : at + 8], patched[at + 12 : at + 16] = value[:4], value[4:]
+    for at in _kernel_calls(code):
+        number = int.from_bytes(code[at + 4 : at + 6], "little")
+        if number >= len(constants):
+            raise ValueError(f"there is no constant {number}")
+        if constants[number]:
+            patched[at + 1] = _PSEUDO_KFUNC_CALL << 4
+            patched[at + 4 : at + 8] = constants[number].to_bytes(4, "little")
     return bytes(patched)
+
+
+def _kernel_calls(code: bytes) -> list[int]:
+    """Offset of every call of a function of the kernel."""
+    second_halves = {at + _INSTRUCTION_BYTES for at in _wide_loads(code)}
+    return [
+        at
+        for at in range(0, len(code), _INSTRUCTION_BYTES)
+        if code[at] == _CALL and code[at + 6 : at + 8] == KERNEL_CALL.to_bytes(2, "little") and at not in second_halves
+    ]
 
 
 def _with_maps(code: bytes, immediates: Mapping[int, int]) -> bytes:

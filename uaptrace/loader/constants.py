@@ -33,6 +33,7 @@ KERNEL_IMAGE: Final = 0xFFFFFFFF80000000
 """__START_KERNEL_map (Documentation/arch/x86/x86_64/mm.rst)."""
 _GFP_UNMAPPED: Final = "__GFP_UNMAPPED"
 _GFP_UNMAPPED_BIT: Final = "___GFP_UNMAPPED_BIT"
+_PRESENT: Final = 1
 _PTE_PFN_MASK: Final = 0x000FFFFFFFFFF000
 # Documentation/arch/x86/x86_64/mm.rst: without KASLR of memory regions, and how much room the direct map has.
 _PAGE_OFFSET: Final = {4: 0xFFFF888000000000, 5: 0xFF11000000000000}
@@ -66,6 +67,7 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         direct_map_size=min(_DIRECT_MAP_BYTES[levels], vmalloc - page_offset),
         vmemmap=_number(memory, symbols, "vmemmap_base", read_u64, _VMEMMAP[levels]),
         init_pgd=pgd,
+        first_pud=_first_pud(memory, pgd, page_offset, levels, mask),
         levels=levels,
         pfn_mask=mask,
         struct_page_size=btf.struct_size("page"),
@@ -84,7 +86,25 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         task_group_leader=btf.member_offset("task_struct", "group_leader"),
         task_comm=btf.member_offset("task_struct", "comm"),
         task_start_time=btf.member_offset("task_struct", "start_time"),
+        has_task_btf=int(_has_helper(btf, "get_current_task_btf")),
+        has_func_arg=int(_has_helper(btf, "get_func_arg")),
+        rdonly_cast=btf.function_id("bpf_rdonly_cast") if btf.has_function("bpf_rdonly_cast") else 0,
+        page_type=btf.struct_id("page"),
     )
+
+
+def _first_pud(memory: KernelMemory, pgd: int, page_offset: int, levels: int, mask: int) -> int:
+    table = pgd
+    for level in range(levels, 3, -1):
+        entry = read_u64(memory, table + (page_offset >> 3 + 9 * level & 511) * 8)
+        if not entry & _PRESENT:
+            return 0
+        table = page_offset + (entry & mask)
+    return table
+
+
+def _has_helper(btf: KernelBtf, name: str) -> bool:
+    return btf.enumerator(f"BPF_FUNC_{name}", "bpf_func_id") is not None
 
 
 def gfp_unmapped(bit: int | None, gfp_names: str) -> int:

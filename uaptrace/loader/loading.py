@@ -76,7 +76,7 @@ def load_accepted(
     """
     folder = bpf_folder()
     compiled = compiled_programs(program_text(folder), compiler_flags(), folder, fresh=options.compile)
-    compiled = compiled.sized(map_sizes(ring_bytes=options.ring_bytes, nr_cpus=facts.nr_cpus, max_tasks=options.max_tasks))
+    compiled = compiled.sized(map_sizes(ring_bytes=options.ring_bytes, nr_cpus=facts.nr_cpus))
     say("compiled")
     refused: dict[str, list[str]] = {}
     while True:

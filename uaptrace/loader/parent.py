@@ -42,7 +42,6 @@ class LoaderOptions:
     ring_bytes: int = DEFAULT_RING_BYTES
     page_alloc: PageAllocHook = PageAllocHook.AUTO
     mechanism: str | None = None
-    max_tasks: int = 8192
     page_tables: str = "auto"
     """How kernel memory is read: kcore, bpf, or auto: kcore where there is one."""
     compile: bool = False

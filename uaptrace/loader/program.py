@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from uaptrace.ebpf.compiled import LOAD_CONSTANT
+from uaptrace.ebpf.compiled import KERNEL_CALL, LOAD_CONSTANT
 
 SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shrinker")
 """The order matters: each may use what stands before it."""
@@ -23,6 +23,8 @@ class KernelConstants:
     direct_map_size: int
     vmemmap: int
     init_pgd: int
+    first_pud: int
+    """The table of 1G entries that a walk for ``page_offset`` comes to; 0: there is none."""
     levels: int
     pfn_mask: int
     struct_page_size: int
@@ -41,6 +43,14 @@ class KernelConstants:
     task_group_leader: int
     task_comm: int
     task_start_time: int
+    has_task_btf: int
+    """1 where there is bpf_get_current_task_btf(), else 0."""
+    has_func_arg: int
+    """1 where there are bpf_get_func_arg() and bpf_get_func_ret(), else 0."""
+    rdonly_cast: int
+    """BTF id of bpf_rdonly_cast(), 0 where the kernel has none."""
+    page_type: int
+    """BTF id of struct page, whose first member is a number of 64 bits."""
 
 
 def load_constants(constants: KernelConstants) -> tuple[int, ...]:
@@ -48,9 +58,9 @@ def load_constants(constants: KernelConstants) -> tuple[int, ...]:
     return astuple(constants)
 
 
-def map_sizes(*, ring_bytes: int, nr_cpus: int, max_tasks: int) -> dict[str, int]:
+def map_sizes(*, ring_bytes: int, nr_cpus: int) -> dict[str, int]:
     """Entries of the maps whose size is the loader's to say, for Compiled.sized(). A ring's are its bytes."""
-    return {"ring": ring_bytes, "counters": nr_cpus, "tasks": max_tasks}
+    return {"ring": ring_bytes, "counters": nr_cpus}
 
 
 def bpf_folder() -> Path:
@@ -83,8 +93,9 @@ def cost_text(folder: Path) -> str:
 
 def compiler_flags() -> tuple[str, ...]:
     """-D flags for ``program_text``: the number of each constant, and nothing that is this machine's."""
-    numbers = enumerate(constant.name.upper() for constant in fields(KernelConstants))
-    return tuple(f"-DUAP_{name}=UAP_AT_LOAD({LOAD_CONSTANT << 32 | number:#x})" for number, name in numbers)
+    names = [constant.name.upper() for constant in fields(KernelConstants)]
+    values = (f"-DUAP_{name}=UAP_AT_LOAD({LOAD_CONSTANT << 32 | number:#x})" for number, name in enumerate(names))
+    return (*values, f"-DUAP_RDONLY_CAST_CALL={KERNEL_CALL << 16 | names.index('RDONLY_CAST'):#x}")
 
 
 def use_stub_headers(folder: Path) -> None:
