@@ -281,6 +281,7 @@ static __always_inline int split_seen(void *ctx)
 	u32 level, flags = 0, split, nr, stack, zero = 0;
 	u64 *nr_seen = nr_splits.lookup(&zero);
 
+	add(UAP_C_FLUSH_ALL, 1);
 	if (!c || !c->cpa_depth)
 		return 0;
 	if (nr_seen)

@@ -132,6 +132,8 @@ enum uap_counter {
 	UAP_C_LOST = 96,		/* 16 words, by kind: no room in the ring */
 	UAP_C_HISTOGRAM_SUM = 112,	/* 8 words, ns */
 	UAP_C_HISTOGRAM = 128,		/* 8 times 32 words: calls that took [2^i, 2^(i+1)) ns */
+	UAP_C_FLUSH_ALL = 384,		/* flush_tlb_all() entered */
+	UAP_C_FLUSH_RANGE = 385,	/* flush_tlb_kernel_range() entered: where it is hooked */
 	UAP_C_WORDS = 512,
 };
 

@@ -241,6 +241,7 @@ static __always_inline int flush_range_enter(void *ctx, u64 start, u64 end)
 	u32 order, flags = 0, stack = 0;
 	u64 first;
 
+	add(UAP_C_FLUSH_RANGE, 1);
 	if (!c || !c->in_cache || !c->nr_invalid || c->flushed)
 		return 0;
 	if (!c->refill_sent)

@@ -19,7 +19,7 @@ from uaptrace.kernel.kallsyms import name_addresses
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
 from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.kernel.zones import parse_zoneinfo, zone_ranges
-from uaptrace.loader.hooks import HOOKS, Need, PageAllocHook
+from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Need, PageAllocHook
 from uaptrace.loader.host_facts import parse_kallsyms, parse_lockdown
 from uaptrace.loader.plan import FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
 from uaptrace.model.updates import PAGE_PRESENT
@@ -159,6 +159,9 @@ def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None
     symbols = all_symbols()
     assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in ON_PAGE_ALLOC} == {FENTRY}
     assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in ON_PAGE_ALLOC} == {KPROBE}
+    stock = {name: 1 for name in symbols if name != SERIES_SYMBOL}
+    counted = {p.hook.name: p for p in plan_hooks(stock, None, lambda _: True, count_flushes=True)}
+    assert counted["FLUSH_RANGE"].mechanism == FENTRY, "asked for, on a kernel without the series too"
     refused = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, refused={"CPA": ["R2", "R3"], "SET_INVALID": ["R1"]})}
     assert refused["CPA"].mechanism == NONE
     assert refused["CPA"].is_refused

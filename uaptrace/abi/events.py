@@ -106,10 +106,12 @@ class Counter(IntEnum):
     LOST = 96
     HISTOGRAM_SUM = 112
     HISTOGRAM = 128
+    FLUSH_ALL = 384
+    FLUSH_RANGE = 385
 
 
 SCALAR_COUNTERS = tuple(c for c in Counter if c < Counter.REFILL_ORDER)
-"""The counters that are one word each; the others are arrays that begin at their index."""
+"""The counters that are one word each; the others are arrays that begin at their index, and those that are asked for by name only."""
 
 COUNTER_WORDS = 512
 HISTOGRAM_BUCKETS = 32

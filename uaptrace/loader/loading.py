@@ -86,6 +86,7 @@ def load_accepted(
             btf.has_function,
             page_alloc=options.page_alloc,
             mechanism=options.mechanism,
+            count_flushes=options.count_flushes,
             knows_flag=bool(constants.gfp_unmapped),
             refused=refused,
         )

@@ -44,6 +44,8 @@ class LoaderOptions:
     mechanism: str | None = None
     page_tables: str = "auto"
     """How kernel memory is read: kcore, bpf, or auto: kcore where there is one."""
+    count_flushes: bool = False
+    """Count flushes of ranges of kernel addresses, also where nothing else needs that hook."""
     compile: bool = False
     """By this host's bcc, instead of as the programs are shipped."""
 

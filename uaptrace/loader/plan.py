@@ -43,18 +43,26 @@ def plan_hooks(
     *,
     page_alloc: PageAllocHook = PageAllocHook.AUTO,
     mechanism: str | None = None,
+    count_flushes: bool = False,
     knows_flag: bool = True,
     refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[PlannedHook, ...]:
     """Choose for every hook.
 
     ``symbols``: functions that the kernel has; ``attachable``: those that ftrace can hook, None where that is not
-    known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``knows_flag``: whether the
+    known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``count_flushes``: flushes of ranges are
+    counted on a kernel without the series too; ``knows_flag``: whether the
     value of the series' gfp flag is known; ``refused``: what the kernel said to each mechanism of a hook, by its name, that was
     tried so far: the hook gets the next one.
     """
     has_series = SERIES_SYMBOL in symbols
-    planned = (_plan(hook, symbols, attachable, has_type, has_series, page_alloc, mechanism, refused.get(hook.name, ())) for hook in HOOKS)
+    not_wanted = {hook.name: _not_wanted(hook, has_series, page_alloc, count_flushes) for hook in HOOKS}
+    planned = (
+        PlannedHook(hook, None, NONE, reason)
+        if (reason := not_wanted[hook.name])
+        else _plan(hook, symbols, attachable, has_type, mechanism, refused.get(hook.name, ()))
+        for hook in HOOKS
+    )
     return tuple(p if knows_flag or p.mechanism == NONE else _without_flag(p) for p in planned)
 
 
@@ -68,8 +76,10 @@ def _without_flag(planned: PlannedHook) -> PlannedHook:
 _PAGE_ALLOC_HOOKS: Final = {"PAGE_ALLOC": PageAllocHook.TRACEPOINT, "ALLOC_PAGES": PageAllocHook.ENTRY}
 
 
-def _not_wanted(hook: Hook, has_series: bool, page_alloc: PageAllocHook) -> str:
+def _not_wanted(hook: Hook, has_series: bool, page_alloc: PageAllocHook, count_flushes: bool) -> str:
     """Why a hook is left out on purpose; empty: it is wanted."""
+    if hook.name == "FLUSH_RANGE" and count_flushes:
+        return ""
     if hook.need is Need.SERIES and not has_series:
         return "the series is not in this kernel"
     if hook.name in _PAGE_ALLOC_HOOKS and _PAGE_ALLOC_HOOKS[hook.name] is not page_alloc:
@@ -84,13 +94,9 @@ def _plan(
     symbols: Mapping[str, int],
     attachable: frozenset[str] | None,
     has_type: Callable[[str], bool],
-    has_series: bool,
-    page_alloc: PageAllocHook,
     forced: str | None,
     refusals: Sequence[str],
 ) -> PlannedHook:
-    if reason := _not_wanted(hook, has_series, page_alloc):
-        return PlannedHook(hook, None, NONE, reason)
     symbol = next((s for s in hook.symbols if s in symbols), None)
     if symbol is None:
         return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)

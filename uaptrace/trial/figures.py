@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from uaptrace.abi.events import Counter
 from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Cause, Snapshot
 
@@ -28,6 +29,8 @@ class Seen:
     """Lines of the kernel's log that are a warning or worse about a bug."""
     workload_s: float
     workload_cpu_s: float
+    flushes: Mapping[Counter, int | None]
+    """FLUSH_ALL and FLUSH_RANGE at the end; None where that function is not hooked."""
     instructions: int | None
     """Of the work, where the virtual machine counts them."""
 
@@ -78,6 +81,8 @@ FIGURES: Final = (
     Figure("left.page_table_bytes", "bytes of 4K page tables", True, lambda seen: seen.snapshot.direct_map.page_table_bytes),
     Figure("calls.set_direct_map", "calls of set_direct_map_*()", True, _calls("set_invalid", "set_default")),
     Figure("calls.change_page_attr", "calls of change_page_attr", True, _calls("cpa")),
+    Figure("flushes.all", "calls of flush_tlb_all()", True, lambda seen: seen.flushes[Counter.FLUSH_ALL]),
+    Figure("flushes.range", "calls of flush_tlb_kernel_range", True, lambda seen: seen.flushes[Counter.FLUSH_RANGE]),
     Figure("cache.hits", "requests that the cache served", None, _cache(lambda cache: cache.hits)),
     Figure("cache.refills", "refills of the cache", None, _cache(lambda cache: cache.refills)),
     Figure("cache.free_pages", "free pages in the cache", None, _cache(lambda cache: cache.free_pages)),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from uaptrace.abi.errors import CannotTraceError, UaptraceError
+from uaptrace.abi.events import Counter
 from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.parent import LoaderOptions, load
 from uaptrace.model.snapshot import Snapshot
@@ -42,6 +43,8 @@ NS_PER_INSTRUCTION: Final = 2
 _DEBUGFS: Final = Path("/sys/kernel/debug")
 _PTDUMP: Final = _DEBUGFS / "page_tables/kernel"
 _SHRINKERS: Final = _DEBUGFS / "shrinker"
+_FLUSHES: Final = {Counter.FLUSH_ALL: "flush_all", Counter.FLUSH_RANGE: "flush_range"}
+"""And the hook that counts them."""
 _ALL_PAGES: Final = 1 << 30
 _COMPLAINTS: Final = ("WARNING", "BUG:", "Oops", "bad page", "Bad page", "general protection")
 
@@ -94,7 +97,7 @@ def _traced(order: Order, folder: Path) -> dict[str, Any]:
 
     _unlock_memory()
     _set_fault(Path("/proc/cmdline").read_text())
-    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.ENTRY)))
+    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.ENTRY, count_flushes=True)))
     try:
         writer = RecordingWriter(folder / order.recording, overwrite=True)
         session = Session(source, writer)
@@ -106,17 +109,24 @@ def _traced(order: Order, folder: Path) -> dict[str, Any]:
         verdicts = [map_verdict(session, oracle).to_json() for oracle in ("kcore", *(["ptdump"] if _PTDUMP.exists() else []))]
         snapshot = session.finish()
         writer.close()
-        return _answer(worked, at_work, snapshot, verdicts, order.counts_instructions)
+        hooked = {hook.name for hook in snapshot.hooks if hook.mechanism}
+        flushes = {counter: source.count([counter]) if hook in hooked else None for counter, hook in _FLUSHES.items()}
+        return _answer(worked, at_work, snapshot, verdicts, flushes, order.counts_instructions)
     finally:
         source.close()
 
 
 def _answer(
-    worked: Worked, at_work: Snapshot, snapshot: Snapshot, verdicts: list[dict[str, Any]], counts_instructions: bool
+    worked: Worked,
+    at_work: Snapshot,
+    snapshot: Snapshot,
+    verdicts: list[dict[str, Any]],
+    flushes: dict[Counter, int | None],
+    counts_instructions: bool,
 ) -> dict[str, Any]:
     complaints = _complaints()
     instructions = round(worked.cpu_seconds * 1e9 / NS_PER_INSTRUCTION) if counts_instructions else None
-    seen = Seen(at_work, snapshot, verdicts, complaints, worked.seconds, worked.cpu_seconds, instructions)
+    seen = Seen(at_work, snapshot, verdicts, complaints, worked.seconds, worked.cpu_seconds, flushes, instructions)
     return {
         "kernel_release": os.uname().release,
         "figures": figures_of(seen),
