@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.unit.recording_pieces import task
 from tests.unit.simulated_host import host_updates
-from tests.unit.test_recording import task
 from uaptrace.model.updates import Records
 from uaptrace.recording import RecordingWriter
 from uaptrace.reports.page.gather import Recorded, gather

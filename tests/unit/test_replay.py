@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.recording_pieces import counters, records, rotated, start, task
 from tests.unit.recording_updates import plain
 from tests.unit.simulated_host import host_updates
-from tests.unit.test_recording import counters, records, rotated, start, task
 from uaptrace.abi.errors import RecordingError
 from uaptrace.abi.events import Kind
 from uaptrace.abi.wire import Batch

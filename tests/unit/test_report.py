@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.unit.recording_pieces import task
 from tests.unit.simulated_host import host_updates
-from tests.unit.test_recording import task
 from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.abi.events import Counter, Kind
 from uaptrace.abi.units import Level
