@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes uaptrace/abi/events.py of bpf/events.h: ``python3 packaging/generate_abi.py`` writes it, ``--print`` prints it.
 
-Nothing of a record is described twice by hand: its fields, kinds, flags, counters and histograms are the header's. Comments become
-the descriptions. tests/unit/test_layout.py makes it anew and compares, and compares each value with what a compiler makes of the header.
+Nothing of a record is described twice by hand: its fields, kinds, flags, counters and histograms are the header's.
+tests/unit/test_layout.py makes it anew and compares, and compares each value with what a compiler makes of the header.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Enumeration:
-    """How an enum of the header becomes a class. ``sizes``: enumerators that are no members but numbers of the module, and their names."""
+    """How an enum of the header becomes a class. ``sizes``: enumerators that are no members but numbers of the module, and their names
+    there; empty: left out.
+    """
 
     name: str
     prefix: str
@@ -67,12 +69,12 @@ ENUMERATIONS: Final = (
         "HistogramId",
         "IntEnum",
         "which calls are timed",
-        {"UAP_NR_HISTOGRAMS": "NR_HISTOGRAMS", "UAP_HISTOGRAM_BUCKETS": "HISTOGRAM_BUCKETS"},
+        {"UAP_NR_HISTOGRAMS": "", "UAP_HISTOGRAM_BUCKETS": "HISTOGRAM_BUCKETS"},
         {},
     ),
 )
-NUMBERS: Final = ("NR_ORDERS", "STACK_FRAMES", "STACK_FRAMES_PER_RECORD")
-"""#define UAP_..."""
+NUMBERS: Final = {"NR_ORDERS": "NR_ORDERS", "STACK_FRAMES": "MAX_STACK_FRAMES", "STACK_FRAMES_PER_RECORD": "STACK_FRAMES_PER_RECORD"}
+"""#define UAP_..., and the name in the module."""
 
 
 def generated(header: str) -> str:
@@ -93,7 +95,7 @@ def generated(header: str) -> str:
         *(f'    ("{name}", "{TYPES[type_name]}"),' for type_name, name in _fields(header)),
         ")",
         '"""struct uap_record: name and NumPy type of each field, little endian."""',
-        *(f"{name}: Final = {_defined(header, name)}" for name in NUMBERS),
+        *(f"{name}: Final = {_defined(header, defined)}" for defined, name in NUMBERS.items()),
     ]
     for enumeration in ENUMERATIONS:
         parts += _class(header, enumeration)
@@ -101,7 +103,7 @@ def generated(header: str) -> str:
         "",
         "",
         "SCALAR_COUNTERS: Final = tuple(c for c in Counter if c < Counter.REFILL_ORDER)",
-        '"""The counters that are one word each; the others are arrays that begin at their index, and those that are asked for by name only."""',
+        '"""The counters that are one word each. The others are arrays that begin at their index, or are asked for by name only."""',
     ]
     return "\n".join(parts) + "\n"
 
@@ -124,7 +126,7 @@ def _class(header: str, enumeration: Enumeration) -> list[str]:
     for name, value in re.findall(r"(\w+) = (\d+),", body):
         short = name.removeprefix(enumeration.prefix)
         if short in enumeration.sizes:
-            sizes.append(f"{enumeration.sizes[short]}: Final = {value}")
+            sizes += [f"{enumeration.sizes[short]}: Final = {value}"] if enumeration.sizes[short] else []
         else:
             members.append(f"    {enumeration.renamed.get(short, short)} = {value}")
     head = f"class {enumeration.python}({enumeration.kind}):"
