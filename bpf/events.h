@@ -2,8 +2,8 @@
 /*
  * The one definition of what travels from the kernel to the daemon.
  *
- * uaptrace/abi/wire.py and uaptrace/abi/events.py describe the same bytes for Python;
- * tests/unit/test_layout.py compiles this file and compares them.
+ * uaptrace/abi/events.py is made of it (packaging/generate_abi.py); tests/unit/test_layout.py makes it
+ * anew, and compares it with what a compiler makes of this file.
  *
  * A record is 56 bytes.  The ring buffer puts an 8 byte header before it, so a
  * record takes exactly one 64 byte cache line of the ring and never straddles
@@ -151,5 +151,6 @@ enum uap_histogram {
 
 #define UAP_NR_ORDERS 11
 #define UAP_STACK_FRAMES 32
+#define UAP_STACK_FRAMES_PER_RECORD 4
 
 #endif

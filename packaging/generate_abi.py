@@ -80,7 +80,9 @@ NUMBERS: Final = {"NR_ORDERS": "NR_ORDERS", "STACK_FRAMES": "MAX_STACK_FRAMES", 
 def generated(header: str) -> str:
     """Text of the module. ValueError where the header is not as expected."""
     parts = [
+        # REUSE-IgnoreStart
         "# SPDX-License-Identifier: Apache-2.0",
+        # REUSE-IgnoreEnd
         '"""Records of the ring, counters and histograms: names and numbers of bpf/events.h for Python.',
         "",
         "Made by packaging/generate_abi.py: change the header, and run that.",

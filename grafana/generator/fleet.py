@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .direct_map import LARGE, LARGE_SHARE_STEPS
 from .direct_map import UID as HOST_UID
+from .layout import Row, dashboard
 from .panels import (
     GREEN,
     ORANGE,
@@ -15,9 +16,7 @@ from .panels import (
     Column,
     Json,
     Query,
-    Row,
     bars,
-    dashboard,
     metric,
     named_color,
     rate,

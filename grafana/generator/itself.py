@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .direct_map import EXACT_NAMES
+from .layout import Row, dashboard
 from .panels import (
     GREEN,
     ORANGE,
@@ -14,10 +14,8 @@ from .panels import (
     Column,
     Json,
     Query,
-    Row,
     bars,
     count_of,
-    dashboard,
     metric,
     named_color,
     rate,
@@ -28,6 +26,7 @@ from .panels import (
     total,
     value_names,
 )
+from .trust import EXACT_NAMES
 
 UID = "uaptrace-itself"
 YES_NO = value_names({0: ("no", RED), 1: ("yes", GREEN)})

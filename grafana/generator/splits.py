@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .direct_map import splits_by_level
+from .layout import Row, dashboard
 from .panels import (
     BLUE,
     GREEN,
@@ -14,10 +15,8 @@ from .panels import (
     Column,
     Json,
     Query,
-    Row,
     bars,
     count_of,
-    dashboard,
     metric,
     named_color,
     quantile,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from .layout import Row, dashboard
 from .panels import (
     BLUE,
     GREEN,
@@ -14,10 +15,8 @@ from .panels import (
     Column,
     Json,
     Query,
-    Row,
     bars,
     count_of,
-    dashboard,
     heatmap,
     metric,
     named_color,

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import generate
-from grafana.generator import direct_map
+from grafana.generator import trust
 from tests.dashboards import queries
 from tests.dashboards.queries import ROOT
 from uaptrace.loader.hooks import HOOKS, Need
@@ -245,8 +245,8 @@ def test_alerts_lead_to_dashboards_that_exist() -> None:
 
 def test_hooks_that_matter_are_those_of_the_loader() -> None:
     by_need = {need: {hook.name.lower() for hook in HOOKS if hook.need is need} for need in Need}
-    assert set(direct_map.MAP_HOOKS.split("|")) == by_need[Need.DIRECT_MAP]
-    assert set(direct_map.CACHE_HOOKS.split("|")) == by_need[Need.SERIES]
+    assert set(trust.MAP_HOOKS.split("|")) == by_need[Need.DIRECT_MAP]
+    assert set(trust.CACHE_HOOKS.split("|")) == by_need[Need.SERIES]
 
 
 def test_host_dashboards_mark_boots_and_attaching() -> None:

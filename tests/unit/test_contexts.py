@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a program keeps what a task is in the middle of: the C of bpf/common.bpf.c in a real kernel, run by BPF_PROG_TEST_RUN."""
+"""Where a program keeps what a task is in the middle of: the C of bpf/contexts.bpf.c in a real kernel, run by BPF_PROG_TEST_RUN."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def contexts() -> Iterator[Contexts]:
     if why := bpf_programs.why_not():
         pytest.skip(why)
     folder = bpf_folder()
-    text = '#include "events.h"\n' + (folder / "common.bpf.c").read_text() + OPERATIONS
+    text = '#include "events.h"\n' + "".join((folder / f"{subject}.bpf.c").read_text() for subject in ("common", "contexts")) + OPERATIONS
     compiled = compile_now(text, compiler_flags(), folder).sized(map_sizes(ring_bytes=4096, nr_cpus=len(os.sched_getaffinity(0)) + 64))
     maps = [create_map(name, spec) for name, spec in compiled.maps.items()]
     programs = {

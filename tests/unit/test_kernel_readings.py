@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vm.guest import entries_in_dump
+from tests.vm.guest_session import entries_in_dump
 from uaptrace.abi.errors import UaptraceError, UsageError
 from uaptrace.abi.units import Level
 from uaptrace.kernel.debugfs import parse_unmapped_alloc

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from uaptrace.abi import events, wire
 
-HEADER = Path(__file__).parents[2] / "bpf" / "events.h"
+TOP = Path(__file__).parents[2]
+HEADER = TOP / "bpf/events.h"
 ENUMS = {
     "uap_kind": ("UAP_", events.Kind, {"UAP_NR_KINDS": events.NR_KINDS}),
     "uap_mapping": ("UAP_", events.Mapping, {"UAP_LEVEL_MASK": events.LEVEL_MASK, "UAP_4K": 1, "UAP_2M": 2, "UAP_1G": 3}),
@@ -61,6 +63,12 @@ def test_a_record_has_the_same_fields_at_the_same_offsets(compiled: dict[str, in
     assert {n.removeprefix("offset."): v for n, v in compiled.items() if n.startswith("offset.")} == {n: f[1] for n, f in fields.items()}
     for name, (dtype, *_) in fields.items():
         assert compiled[f"size.{name}"] == dtype.itemsize
+
+
+def test_what_python_knows_of_the_header_is_made_of_it() -> None:
+    """``python3 packaging/generate_abi.py`` was run after the header was changed."""
+    made = subprocess.run([sys.executable, TOP / "packaging/generate_abi.py", "--print"], capture_output=True, text=True, check=True)
+    assert made.stdout == Path(events.__file__).read_text()
 
 
 def test_a_ring_record_is_a_cache_line() -> None:

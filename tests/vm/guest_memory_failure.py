@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.vm.guest import Guest, kernel_says, say
+from tests.vm.guest_session import Guest, kernel_says, say
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
 from uaptrace.kernel.procfs import parse_meminfo
 from uaptrace.loader.parent import LoaderOptions, load

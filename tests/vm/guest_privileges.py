@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.terminal import terminal
-from tests.vm.guest import UAPTRACE, children, get, programs, say, wait_for
+from tests.vm.guest import children, get, programs, wait_for
+from tests.vm.guest_session import UAPTRACE, say
 
 READY = "READY"
 """Stands for the name of the ready file."""

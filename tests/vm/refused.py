@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.vm.guest import TOP, get, say, wait_for
+from tests.vm.guest import get, wait_for
+from tests.vm.guest_session import TOP, say
 
 _BEFORE = "	address = canonical(given);\n"
 _REFUSED = _BEFORE + "	if (given == 1)\n		return *(volatile int *)UAP_KERNEL_IMAGE;\n"

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.vm.guest import TOP, direct_map_section, get
+from tests.vm.guest import get
+from tests.vm.guest_session import TOP, direct_map_section
 from uaptrace.abi.units import PAGES_PER_2M, Level
 from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.model.snapshot import Snapshot

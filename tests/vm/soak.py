@@ -24,7 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.vm.guest import UAPTRACE, WORKLOAD, get, kernel_complaints, programs, say
+from tests.vm.guest import get, kernel_complaints, programs
+from tests.vm.guest_session import UAPTRACE, WORKLOAD, say
 from tests.vm.lies import healthy, judge, release
 from tests.vm.sabotaged_daemon import PORT, URL, Daemon, Truth, until
 from tests.vm.sabotages import SABOTAGES

@@ -1,16 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of records, flags, counters and histograms: the names of bpf/events.h for Python.
+"""Records of the ring, counters and histograms: names and numbers of bpf/events.h for Python.
 
-tests/unit/test_layout.py compiles the header and compares every value.
+Made by packaging/generate_abi.py: change the header, and run that.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from typing import Final
+
+RECORD_FIELDS: Final = (
+    ("time_ns", "<u8"),
+    ("pfn", "<u8"),
+    ("nr_pages", "<u4"),
+    ("tid", "<u4"),
+    ("tgid", "<u4"),
+    ("duration_ns", "<u4"),
+    ("cgroup_id", "<u8"),
+    ("stack_id", "<u4"),
+    ("aux", "<i4"),
+    ("kind", "u1"),
+    ("order", "u1"),
+    ("before", "u1"),
+    ("after", "u1"),
+    ("nr_present", "<u2"),
+    ("flags", "<u2"),
+)
+"""struct uap_record: name and NumPy type of each field, little endian."""
+NR_ORDERS: Final = 11
+MAX_STACK_FRAMES: Final = 32
+STACK_FRAMES_PER_RECORD: Final = 4
 
 
 class Kind(IntEnum):
-    """enum uap_kind: what a record says. bpf/events.h describes the fields of each."""
+    """enum uap_kind: what a record says."""
 
     NONE = 0
     TASK = 1
@@ -29,7 +52,7 @@ class Kind(IntEnum):
     UNCERTAIN = 14
 
 
-NR_KINDS = 15
+NR_KINDS: Final = 15
 
 
 class Mapping(IntFlag):
@@ -43,11 +66,11 @@ class Mapping(IntFlag):
     ABSENT = 128
 
 
-LEVEL_MASK = 3
+LEVEL_MASK: Final = 3
 
 
 class Flag(IntFlag):
-    """enum uap_flag."""
+    """enum uap_flag: what else there is to say of a call."""
 
     INVALID = 1
     DEFAULT = 2
@@ -67,7 +90,7 @@ class Flag(IntFlag):
 
 
 class Counter(IntEnum):
-    """enum uap_counter: index of an eight byte word in each CPU's block of 512."""
+    """enum uap_counter: index of an eight byte word in each CPU's block."""
 
     ALLOC_PAGES = 0
     REQUEST = 1
@@ -110,15 +133,11 @@ class Counter(IntEnum):
     FLUSH_RANGE = 385
 
 
-SCALAR_COUNTERS = tuple(c for c in Counter if c < Counter.REFILL_ORDER)
-"""The counters that are one word each; the others are arrays that begin at their index, and those that are asked for by name only."""
-
-COUNTER_WORDS = 512
-HISTOGRAM_BUCKETS = 32
+COUNTER_WORDS: Final = 512
 
 
 class HistogramId(IntEnum):
-    """enum uap_histogram."""
+    """enum uap_histogram: which calls are timed."""
 
     CACHE_HIT = 0
     CACHE_REFILL = 1
@@ -129,5 +148,8 @@ class HistogramId(IntEnum):
     CPA = 6
 
 
-STACK_FRAMES_PER_RECORD = 4
-MAX_STACK_FRAMES = 32
+HISTOGRAM_BUCKETS: Final = 32
+
+
+SCALAR_COUNTERS: Final = tuple(c for c in Counter if c < Counter.REFILL_ORDER)
+"""The counters that are one word each. The others are arrays that begin at their index, or are asked for by name only."""

@@ -6,6 +6,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from uaptrace.abi.events import NR_ORDERS as NR_ORDERS  # 0 to 10: MAX_ORDER is 11 in kernels with the series (docs/kernel.md, section 1)
+from uaptrace.abi.events import Mapping
+
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PMD_ORDER: Final = 9
@@ -15,17 +18,15 @@ PAGES_PER_1G: Final = 1 << PUD_ORDER
 REGIONS_PER_1G: Final = PAGES_PER_1G // PAGES_PER_2M
 MAX_REGIONS: Final = 1 << 26
 """Regions of 2M: 128 TiB of physical addresses. What lies beyond is taken for damage."""
-NR_ORDERS: Final = 11
-"""Orders 0 to 10: MAX_ORDER is 11 in the kernels that have the series (docs/kernel.md, section 1)."""
 
 
 class Level(IntEnum):
     """Size of the page-table entry that maps an address. Values are the wire's (enum uap_mapping)."""
 
-    NONE = 0
-    K4 = 1
-    M2 = 2
-    G1 = 3
+    NONE = Mapping.UNKNOWN.value
+    K4 = Mapping.K4.value
+    M2 = Mapping.M2.value
+    G1 = Mapping.G1.value
 
     @property
     def label(self) -> str:

@@ -8,25 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-RECORD: Final = np.dtype(
-    [
-        ("time_ns", "<u8"),
-        ("pfn", "<u8"),
-        ("nr_pages", "<u4"),
-        ("tid", "<u4"),
-        ("tgid", "<u4"),
-        ("duration_ns", "<u4"),
-        ("cgroup_id", "<u8"),
-        ("stack_id", "<u4"),
-        ("aux", "<i4"),
-        ("kind", "u1"),
-        ("order", "u1"),
-        ("before", "u1"),
-        ("after", "u1"),
-        ("nr_present", "<u2"),
-        ("flags", "<u2"),
-    ]
-)
+from uaptrace.abi.events import RECORD_FIELDS
+
+RECORD: Final = np.dtype(list(RECORD_FIELDS))
 """struct uap_record of bpf/events.h, 56 bytes."""
 
 RING_RECORD: Final = np.dtype([("length", "<u4"), ("page_offset", "<u4"), *((n, RECORD[n]) for n in RECORD.names or ())])

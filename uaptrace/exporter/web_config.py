@@ -17,44 +17,12 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from uaptrace.abi.errors import UsageError
+from uaptrace.exporter.tls_names import _TLS13CIPHERS, CIPHERS, CLIENT_AUTH, CURVES, UNVERIFIED_CLIENT_AUTH, VERSIONS
 from uaptrace.exporter.yaml_text import NotYamlError, Scalar, one_line, parse_yaml
 
 T = TypeVar("T")
 
 _TLS: Final = "tls_server_config"
-_VERSIONS: Final = {
-    "TLS10": ssl.TLSVersion.TLSv1,
-    "TLS11": ssl.TLSVersion.TLSv1_1,
-    "TLS12": ssl.TLSVersion.TLSv1_2,
-    "TLS13": ssl.TLSVersion.TLSv1_3,
-}
-_CLIENT_AUTH: Final = {
-    "": ssl.CERT_NONE,
-    "NoClientCert": ssl.CERT_NONE,
-    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
-    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
-}
-_UNVERIFIED_CLIENT_AUTH: Final = ("RequestClientCert", "RequireClientCert", "RequireAnyClientCert")
-
-# IANA names, as the format has them, to those of OpenSSL. The suites of TLS 1.3 cannot be chosen, as in Go.
-_CIPHERS: Final = {
-    "TLS_RSA_WITH_AES_128_CBC_SHA": "AES128-SHA",
-    "TLS_RSA_WITH_AES_256_CBC_SHA": "AES256-SHA",
-    "TLS_RSA_WITH_AES_128_GCM_SHA256": "AES128-GCM-SHA256",
-    "TLS_RSA_WITH_AES_256_GCM_SHA384": "AES256-GCM-SHA384",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
-}
-_TLS13_CIPHERS: Final = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-_CURVES: Final = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
 
 _HEADERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -219,12 +187,12 @@ class _Reader:
 
     def _client_verification(self, keys: _TlsKeys) -> ssl.VerifyMode:
         where = f"{_TLS}.client_auth_type"
-        if keys.client_auth in _UNVERIFIED_CLIENT_AUTH:
+        if keys.client_auth in UNVERIFIED_CLIENT_AUTH:
             raise self._error(where, f"{keys.client_auth} checks nothing; use RequireAndVerifyClientCert")
-        if keys.client_auth not in _CLIENT_AUTH:
-            known = ", ".join(name for name in _CLIENT_AUTH if name)
+        if keys.client_auth not in CLIENT_AUTH:
+            known = ", ".join(name for name in CLIENT_AUTH if name)
             raise self._error(where, f"unknown value {keys.client_auth!r}; one of {known}")
-        verify = _CLIENT_AUTH[keys.client_auth]
+        verify = CLIENT_AUTH[keys.client_auth]
         if (keys.client_ca or keys.client_ca_file) and verify == ssl.CERT_NONE:
             raise self._error(_TLS, "a client CA needs client_auth_type: RequireAndVerifyClientCert")
         if keys.sans and verify != ssl.CERT_REQUIRED:
@@ -284,9 +252,9 @@ class _Reader:
     def _set_ciphers(self, context: ssl.SSLContext, names: list[str]) -> None:
         where = f"{_TLS}.cipher_suites"
         for name in names:
-            if name not in _CIPHERS and name not in _TLS13_CIPHERS:
+            if name not in CIPHERS and name not in _TLS13CIPHERS:
                 raise self._error(where, f"unknown cipher suite {name!r}")
-        chosen = [_CIPHERS[name] for name in names if name in _CIPHERS]
+        chosen = [CIPHERS[name] for name in names if name in CIPHERS]
         if not chosen:
             if context.minimum_version < ssl.TLSVersion.TLSv1_3:
                 raise self._error(where, "only TLS 1.3 suites, which cannot be chosen; set min_version: TLS13 instead")
@@ -299,20 +267,20 @@ class _Reader:
     def _set_curves(self, context: ssl.SSLContext, names: list[str]) -> None:
         where = f"{_TLS}.curve_preferences"
         for name in names:
-            if name not in _CURVES:
-                raise self._error(where, f"unknown curve {name!r}; one of {', '.join(_CURVES)}")
+            if name not in CURVES:
+                raise self._error(where, f"unknown curve {name!r}; one of {', '.join(CURVES)}")
         if len(names) > 1:
             raise self._error(where, "more than one curve cannot be set with this Python; give one, or none for OpenSSL's own order")
         try:
-            context.set_ecdh_curve(_CURVES[names[0]])
+            context.set_ecdh_curve(CURVES[names[0]])
         except (ssl.SSLError, ValueError) as error:
             raise self._error(where, f"{names[0]} cannot be set with this Python ({one_line(error)}); leave it out") from None
 
     def _version(self, table: dict[str, Any], name: str, default: str) -> ssl.TLSVersion:
         text = self._take(table, _TLS, name, str, default)
-        if text not in _VERSIONS:
-            raise self._error(f"{_TLS}.{name}", f"unknown version {text!r}; one of {', '.join(_VERSIONS)}")
-        return _VERSIONS[text]
+        if text not in VERSIONS:
+            raise self._error(f"{_TLS}.{name}", f"unknown version {text!r}; one of {', '.join(VERSIONS)}")
+        return VERSIONS[text]
 
     def _http(self, table: dict[str, Any], has_tls: bool) -> Mapping[str, str]:
         where = "http_server_config"

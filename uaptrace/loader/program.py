@@ -11,7 +11,7 @@ from typing import Final
 
 from uaptrace.ebpf.compiled import KERNEL_CALL, LOAD_CONSTANT
 
-SUBJECTS: Final = ("common", "page_tables", "unmapped_cache", "direct_map", "shrinker")
+SUBJECTS: Final = ("common", "contexts", "records", "hooks", "page_tables", "unmapped_cache", "direct_map", "shrinker")
 """The order matters: each may use what stands before it."""
 
 

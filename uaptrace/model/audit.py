@@ -20,12 +20,28 @@ import numpy as np
 from uaptrace.abi.events import Kind
 from uaptrace.abi.units import PAGES_PER_2M
 
+from .audit_findings import (
+    EXPECTED,
+    Finding,
+    ReturnedError,
+    WaitingRequest,
+    finding_at,
+    finding_of,
+    half_refilled,
+    half_restored,
+    judged_errors,
+    mapped_block,
+    overlap,
+    shown_violation,
+    state_seen,
+    unclean_block,
+)
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
 from .hook_status import HookStatus
-from .names import Names, number_of
-from .snapshot import InvariantRow, Violation
-from .unmapped_cache import CAPTURED, CERTAIN, FREE, HANDED_OUT, Contradictions
+from .names import Names
+from .snapshot import InvariantRow
+from .unmapped_cache import CAPTURED, CERTAIN, Contradictions
 
 NR_INVARIANTS: Final = 11
 MAX_FIRST: Final = 16
@@ -76,21 +92,6 @@ _NEEDS: Final[dict[int, tuple[str, ...]]] = {
 """Names of hooks (uaptrace.loader.hooks, lower case) without which an invariant cannot be judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A violation as it is kept; names are looked up when it is shown."""
-
-    number: int
-    time_ns: int
-    pfn: int
-    nr_pages: int
-    expected: str
-    seen: str
-    process: int
-    stack: int
-    """Keys of model.names, which stay the same when the number of a process or a stack is used again."""
-
-
 @dataclass(slots=True)
 class _Tally:
     checked: int = 0
@@ -108,24 +109,6 @@ class _Tally:
         self.waiting.append((time_ns, count, None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    time_ns: int
-    nr_pages: int
-    process: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Error:
-    pfn: int
-    nr_pages: int
-    restoring: bool
-    code: int
-    time_ns: int
-    process: int
-    stack: int
-
-
 class Audit:
     """Judges records and readings. ``hooks``: what is attached; empty where that is not known."""
 
@@ -135,8 +118,8 @@ class Audit:
         self._missing = {number: _missing(needs, attached) if statuses else "" for number, needs in _NEEDS.items()}
         self._has_series = has_series
         self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
-        self._requests: dict[int, _Request] = {}
-        self._errors: dict[int, list[_Error]] = {}
+        self._requests: dict[int, WaitingRequest] = {}
+        self._errors: dict[int, list[ReturnedError]] = {}
         self._largest_release: dict[int, int] = {}
         self._suspects: dict[int, tuple[int, int]] = {}
         """Regions whose pageblock bit was found set while no page was the cache's: in how many readings in a row."""
@@ -213,12 +196,12 @@ class Audit:
             del self._requests[next(iter(self._requests))]
 
     @staticmethod
-    def _request(columns: Columns, at: int) -> _Request:
+    def _request(columns: Columns, at: int) -> WaitingRequest:
         time_ns, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages"))
-        return _Request(time_ns, nr_pages, columns.process(at))
+        return WaitingRequest(time_ns, nr_pages, columns.process(at))
 
     @staticmethod
-    def _request_finding(request: _Request, time_ns: int) -> Finding:
+    def _request_finding(request: WaitingRequest, time_ns: int) -> Finding:
         return Finding(
             1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.process, 0
         )
@@ -230,14 +213,17 @@ class Audit:
         good = (flags & FlagCode.FAILED) == 0
         read = (columns.of("after", index) != 0) | (present > 0)
         self._check(2, int(np.count_nonzero(good & read)))
-        self._violate_each(columns, 2, index[good & (present > 0)], lambda at: _mapped_block(columns, at))
+        self._violate_each(columns, 2, index[good & (present > 0)], lambda at: mapped_block(columns, at))
         if self._missing[3]:
             return
         unflushed = good & ((flags & FlagCode.REFILLED) != 0) & ((flags & FlagCode.FLUSHED) == 0)
         if unflushed.any():
             self._check(3, int(np.count_nonzero(unflushed)))
             self._violate_each(
-                columns, 3, index[unflushed], lambda at: _finding(columns, at, 3, "a TLB flush after the refill", "handed out without one")
+                columns,
+                3,
+                index[unflushed],
+                lambda at: finding_of(columns, at, 3, "a TLB flush after the refill", "handed out without one"),
             )
 
     def _judge_refilled(self, columns: Columns) -> None:
@@ -248,7 +234,7 @@ class Audit:
         present = columns.of("nr_present", index)
         covers = (columns.of("flags", index) & FlagCode.FLUSH_COVERS) != 0
         self._check(3, len(index))
-        self._violate_each(columns, 3, index[(present > 0) | ~covers], lambda at: _half_refilled(columns, at))
+        self._violate_each(columns, 3, index[(present > 0) | ~covers], lambda at: half_refilled(columns, at))
 
     def _judge_errors(self, columns: Columns) -> None:
         """4: after set_direct_map failed in the cache, the page is neither handed out, nor released as if nothing had been."""
@@ -269,18 +255,18 @@ class Audit:
     def _follow_error(self, columns: Columns, at: int) -> None:
         kind, tid, flags, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("kind", "tid", "flags", "pfn", "nr_pages"))
         errors = self._errors.get(tid, [])
-        ignored: list[_Error] = []
+        ignored: list[ReturnedError] = []
         if kind == KindCode.SET_DIRECT_MAP:
             if not flags & _IN_CACHE:
                 return
             # The same pages tried again: only the last try counts.
-            errors = [e for e in errors if not _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
+            errors = [e for e in errors if not overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
             code = int(columns.column("aux")[at])
             if code and len(errors) < _MAX_ERRORS_PER_TASK:
                 time_ns, restoring = int(columns.column("time_ns")[at]), bool(flags & FlagCode.DEFAULT)
-                errors.append(_Error(pfn, nr_pages, restoring, code, time_ns, columns.process(at), columns.stack(at)))
+                errors.append(ReturnedError(pfn, nr_pages, restoring, code, time_ns, columns.process(at), columns.stack(at)))
         else:
-            errors, ignored = _judged(errors, kind, pfn, nr_pages, failed=bool(flags & FlagCode.FAILED))
+            errors, ignored = judged_errors(errors, kind, pfn, nr_pages, failed=bool(flags & FlagCode.FAILED))
         for e in ignored:
             what = "released" if e.restoring else "handed out"
             seen = f"it failed with {e.code} and the page was {what} all the same"
@@ -298,11 +284,11 @@ class Audit:
         self._released_blocks += len(index)
         read = (columns.of("after", index) != 0) | (present > 0)
         self._check(8, int(np.count_nonzero(read)))
-        self._violate_each(columns, 8, index[read & (present < nr_pages)], lambda at: _half_restored(columns, at))
+        self._violate_each(columns, 8, index[read & (present < nr_pages)], lambda at: half_restored(columns, at))
         if self._missing[9]:
             return
         self._check(9, int(np.count_nonzero(columns.of("aux", index) >= 0)), waiting=True)
-        self._violate_each(columns, 9, unclean, lambda at: _unclean(columns, at), waiting=True)
+        self._violate_each(columns, 9, unclean, lambda at: unclean_block(columns, at), waiting=True)
 
     def _judge_shrinks(self, columns: Columns) -> None:
         """11: a scan may release one block more than it was asked for."""
@@ -323,7 +309,7 @@ class Audit:
             since[tid] = at
             if asked >= 0 and released > asked + largest:
                 expected = f"at most {asked} pages and one block of {largest}"
-                self._violate(_finding(columns, at, 11, expected, f"{released} pages released"), waiting=True)
+                self._violate(finding_of(columns, at, 11, expected, f"{released} pages released"), waiting=True)
         for tid in set(tids.tolist()):
             largest = int(sizes[(tids == tid) & (releases >= since.get(tid, 0))].max(initial=0))
             if largest:
@@ -353,13 +339,13 @@ class Audit:
                 # Seen leaving the cache, or never seen in it: freed into it all the same, and still mapped.
                 if int(columns.column("nr_present")[at]):
                     was = "it had left the cache" if state else "it was never seen in the cache"
-                    finding = _finding(columns, at, 7, "a page that was handed out by the cache", f"{was} and is in the direct map")
-                    self._violate(_at(finding, pfn, nr_pages), waiting=True)
+                    finding = finding_of(columns, at, 7, "a page that was handed out by the cache", f"{was} and is in the direct map")
+                    self._violate(finding_at(finding, pfn, nr_pages), waiting=True)
                 continue
             if verdict != CERTAIN or not settled:
                 continue
             kind = Kind(int(columns.kind[at]))
-            self._violate(_at(_finding(columns, at, 5, _EXPECTED[kind], _seen(kind, state)), pfn, nr_pages), waiting=True)
+            self._violate(finding_at(finding_of(columns, at, 5, EXPECTED[kind], state_seen(kind, state)), pfn, nr_pages), waiting=True)
 
     def _forget_suspects(self, columns: Columns) -> None:
         index = columns.index_of(_OF_BLOCKS)
@@ -509,7 +495,7 @@ class Audit:
                     title=TITLES[number],
                     checked=self._released_blocks if number == 10 else tally.checked,
                     violated=tally.violated,
-                    first=tuple(_shown(finding, names) for finding in tally.first),
+                    first=tuple(shown_violation(finding, names) for finding in tally.first),
                     note=self._note(number, nr_still_split),
                 )
             )
@@ -526,85 +512,6 @@ class Audit:
         if unanswered:
             return f"not decided: {unanswered} requests have had no answer for {REQUEST_TIMEOUT_NS // 10**9} s or more"
         return ""
-
-
-_EXPECTED: Final = {
-    KindCode.REFILL: "a chunk with no page that is in the cache",
-    KindCode.ALLOC: "a block that is free in the cache",
-    KindCode.FREE: "a block that is handed out",
-    KindCode.RELEASE: "a block that is free in the cache",
-}
-
-
-def _seen(kind: Kind, state: int) -> str:
-    was = "free in the cache" if state & FREE else "handed out" if state & HANDED_OUT else "not in the cache"
-    verb = {KindCode.REFILL: "refilled", KindCode.ALLOC: "handed out", KindCode.FREE: "freed", KindCode.RELEASE: "released"}[kind]
-    return f"{verb} while it was {was}"
-
-
-def _finding(columns: Columns, at: int, number: int, expected: str, seen: str) -> Finding:
-    time_ns, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "pfn", "nr_pages"))
-    return Finding(number, time_ns, pfn, nr_pages, expected, seen, columns.process(at), columns.stack(at))
-
-
-def _present(columns: Columns, at: int) -> tuple[int, int]:
-    return int(columns.column("nr_present")[at]), int(columns.column("nr_pages")[at])
-
-
-def _mapped_block(columns: Columns, at: int) -> Finding:
-    nr, of = _present(columns, at)
-    return _finding(columns, at, 2, "no page in the direct map", f"{nr} of {of} pages in it")
-
-
-def _half_refilled(columns: Columns, at: int) -> Finding:
-    nr, of = _present(columns, at)
-    seen = f"{nr} of {of} pages still in it" if nr else "the flush leaves out a part of the chunk"
-    return _finding(columns, at, 3, "all pages out of the direct map and flushed", seen)
-
-
-def _half_restored(columns: Columns, at: int) -> Finding:
-    nr, of = _present(columns, at)
-    return _finding(columns, at, 8, "every page in the direct map", f"{of - nr} of {of} pages absent")
-
-
-def _unclean(columns: Columns, at: int) -> Finding:
-    seen = f"{int(columns.column('aux')[at])} bytes of its last owner"
-    return _finding(columns, at, 9, "only zero bytes in a page that was handed out before", seen)
-
-
-def _at(finding: Finding, pfn: int, nr_pages: int) -> Finding:
-    return Finding(finding.number, finding.time_ns, pfn, nr_pages, finding.expected, finding.seen, finding.process, finding.stack)
-
-
-def _shown(finding: Finding, names: Names) -> Violation:
-    return Violation(
-        number=finding.number,
-        time_ns=finding.time_ns,
-        pfn=finding.pfn,
-        nr_pages=finding.nr_pages,
-        expected=finding.expected,
-        seen=finding.seen,
-        tgid=number_of(finding.process),
-        comm=names.comm(finding.process),
-        stack=names.stack(finding.stack),
-    )
-
-
-def _judged(errors: list[_Error], kind: int, pfn: int, nr_pages: int, *, failed: bool) -> tuple[list[_Error], list[_Error]]:
-    """(errors of a task that are still to be answered, those that its event of this kind shows to have been ignored)."""
-    if kind == KindCode.ALLOC:
-        # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
-        return [], [] if failed else [e for e in errors if not e.restoring]
-    if kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
-        return [e for e in errors if e.restoring], []  # the chunk was given up, and perhaps another one taken
-    if kind == KindCode.RELEASE:
-        here = [e for e in errors if _overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-        return [e for e in errors if e not in here], [e for e in here if e.restoring]
-    return ([] if kind == KindCode.SHRINK else errors), []
-
-
-def _overlap(pfn: int, nr_pages: int, other: int, nr_other: int) -> bool:
-    return pfn < other + nr_other and other < pfn + nr_pages
 
 
 def _missing(needs: tuple[str, ...], attached: set[str]) -> str:
