@@ -186,7 +186,7 @@ def _map(recorded: Recorded) -> str:
         )
     return (
         f'<div class="maps">{figure_html(begin, "at the start", recorded.begin)}'
-        f'{figure_html(end, "at the end", recorded.end, "later")}</div>'
+        f"{figure_html(end, 'at the end', recorded.end, 'later')}</div>"
         f'<div class="film">{"".join(film)}</div><p class="facts">{escape(end.scale)}</p>'
     )
 
