@@ -20,21 +20,21 @@ import numpy as np
 from uaptrace.abi.events import Kind
 from uaptrace.abi.units import PAGES_PER_2M
 
+from .audit_calls import ReturnedErrors, ShrinkScans
 from .audit_findings import (
     EXPECTED,
     Finding,
-    ReturnedError,
     WaitingRequest,
     finding_at,
     finding_of,
     half_refilled,
     half_restored,
-    judged_errors,
     mapped_block,
-    overlap,
+    never_entered,
     shown_violation,
     state_seen,
     unclean_block,
+    waiting_request,
 )
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
@@ -52,16 +52,7 @@ REQUEST_TIMEOUT_NS: Final = 5_000_000_000
 """A request without an answer is said to be undecided after this time; no time makes it a violation."""
 _MAX_REQUESTS: Final = 65536
 """Requests that wait for an answer; the oldest are forgotten undecided."""
-_MAX_ERRORS_PER_TASK: Final = 64
-_MAX_TASKS: Final = 4096
-"""Tasks with errors, or releases, that are remembered; the oldest are forgotten."""
-_ANY_RELEASE_PAGES: Final = 1 << 10
-_IN_CACHE: Final = int(FlagCode.IN_CACHE | FlagCode.IN_SHRINK)
 _OF_BLOCKS: Final = kind_set(KindCode.REFILL, KindCode.REFILLED, KindCode.ALLOC, KindCode.FREE, KindCode.RELEASE, KindCode.REFILL_UNDONE)
-_OUTCOMES: Final = kind_set(
-    KindCode.SET_DIRECT_MAP, KindCode.ALLOC, KindCode.REFILL, KindCode.RELEASE, KindCode.REFILL_UNDONE, KindCode.SHRINK
-)
-
 TITLES: Final = (
     "",
     "a request with the flag enters the unmapped cache",
@@ -119,8 +110,8 @@ class Audit:
         self._has_series = has_series
         self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
         self._requests: dict[int, WaitingRequest] = {}
-        self._errors: dict[int, list[ReturnedError]] = {}
-        self._largest_release: dict[int, int] = {}
+        self._errors = ReturnedErrors()
+        self._scans = ShrinkScans()
         self._suspects: dict[int, tuple[int, int]] = {}
         """Regions whose pageblock bit was found set while no page was the cache's: in how many readings in a row."""
         self._accused: set[int] = set()
@@ -179,32 +170,21 @@ class Audit:
                     continue
                 self._check(1, 1, waiting=True)
                 if again:
-                    self._violate(self._request_finding(request, int(columns.column("time_ns")[at])), waiting=True)
+                    self._violate(never_entered(request, int(columns.column("time_ns")[at])), waiting=True)
         earlier = dict(zip(task[1:][broken].tolist(), task[:-1][broken].tolist(), strict=True))
         self._violate_each(
             columns,
             1,
             np.sort(task[1:][broken]),
-            lambda at: self._request_finding(self._request(columns, earlier[at]), int(columns.column("time_ns")[at])),
+            lambda at: never_entered(waiting_request(columns, earlier[at]), int(columns.column("time_ns")[at])),
             waiting=True,
         )
         last = np.concatenate([~same, [True]]) & is_request
         for at, t in zip(task[last].tolist(), tid[last].tolist(), strict=True):
             self._requests.pop(t, None)  # so that the newest come last
-            self._requests[t] = self._request(columns, at)
+            self._requests[t] = waiting_request(columns, at)
         while len(self._requests) > _MAX_REQUESTS:
             del self._requests[next(iter(self._requests))]
-
-    @staticmethod
-    def _request(columns: Columns, at: int) -> WaitingRequest:
-        time_ns, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages"))
-        return WaitingRequest(time_ns, nr_pages, columns.process(at))
-
-    @staticmethod
-    def _request_finding(request: WaitingRequest, time_ns: int) -> Finding:
-        return Finding(
-            1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.process, 0
-        )
 
     def _judge_allocations(self, columns: Columns) -> None:
         index = columns.index(KindCode.ALLOC)
@@ -240,42 +220,10 @@ class Audit:
         """4: after set_direct_map failed in the cache, the page is neither handed out, nor released as if nothing had been."""
         if self._missing[4]:
             return
-        calls = columns.index(KindCode.SET_DIRECT_MAP)
-        inside = calls[(columns.of("flags", calls) & _IN_CACHE) != 0]
-        self._check(4, len(inside), waiting=True)
-        failed = inside[columns.of("aux", inside) != 0]
-        if not len(failed) and not self._errors:
-            return
-        tids = {*columns.of("tid", failed).tolist(), *self._errors}
-        outcome = columns.index_of(_OUTCOMES)
-        outcome = outcome[np.isin(columns.of("tid", outcome), list(tids))]
-        for at in outcome.tolist():
-            self._follow_error(columns, at)
-
-    def _follow_error(self, columns: Columns, at: int) -> None:
-        kind, tid, flags, pfn, nr_pages = (int(columns.column(name)[at]) for name in ("kind", "tid", "flags", "pfn", "nr_pages"))
-        errors = self._errors.get(tid, [])
-        ignored: list[ReturnedError] = []
-        if kind == KindCode.SET_DIRECT_MAP:
-            if not flags & _IN_CACHE:
-                return
-            # The same pages tried again: only the last try counts.
-            errors = [e for e in errors if not overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-            code = int(columns.column("aux")[at])
-            if code and len(errors) < _MAX_ERRORS_PER_TASK:
-                time_ns, restoring = int(columns.column("time_ns")[at]), bool(flags & FlagCode.DEFAULT)
-                errors.append(ReturnedError(pfn, nr_pages, restoring, code, time_ns, columns.process(at), columns.stack(at)))
-        else:
-            errors, ignored = judged_errors(errors, kind, pfn, nr_pages, failed=bool(flags & FlagCode.FAILED))
-        for e in ignored:
-            what = "released" if e.restoring else "handed out"
-            seen = f"it failed with {e.code} and the page was {what} all the same"
-            self._violate(Finding(4, e.time_ns, e.pfn, e.nr_pages, "set_direct_map returns 0", seen, e.process, e.stack), waiting=True)
-        self._errors.pop(tid, None)
-        if errors:
-            self._errors[tid] = errors  # the newest come last
-            if len(self._errors) > _MAX_TASKS:
-                del self._errors[next(iter(self._errors))]
+        nr_calls, findings = self._errors.judge(columns)
+        self._check(4, nr_calls, waiting=True)
+        for finding in findings:
+            self._violate(finding, waiting=True)
 
     def _judge_releases(self, columns: Columns, unclean: Ints) -> None:
         index = columns.index(KindCode.RELEASE)
@@ -294,28 +242,9 @@ class Audit:
         """11: a scan may release one block more than it was asked for."""
         if self._missing[11]:
             return
-        index = columns.index(KindCode.SHRINK)
-        self._check(11, len(index), waiting=True)
-        releases = columns.index(KindCode.RELEASE)
-        releases = releases[(columns.of("flags", releases) & FlagCode.IN_SHRINK) != 0]
-        if not len(index) and not len(releases):
-            return
-        tids, sizes = columns.of("tid", releases), columns.of("nr_pages", releases)
-        since: dict[int, int] = {}
-        for at in index.tolist():
-            tid, released, asked = (int(columns.column(name)[at]) for name in ("tid", "nr_pages", "aux"))
-            mine = (tids == tid) & (releases < at) & (releases >= since.get(tid, 0))
-            largest = max(int(sizes[mine].max(initial=0)), self._largest_release.pop(tid, 0)) or _ANY_RELEASE_PAGES
-            since[tid] = at
-            if asked >= 0 and released > asked + largest:
-                expected = f"at most {asked} pages and one block of {largest}"
-                self._violate(finding_of(columns, at, 11, expected, f"{released} pages released"), waiting=True)
-        for tid in set(tids.tolist()):
-            largest = int(sizes[(tids == tid) & (releases >= since.get(tid, 0))].max(initial=0))
-            if largest:
-                self._largest_release[tid] = max(largest, self._largest_release.pop(tid, 0))
-                if len(self._largest_release) > _MAX_TASKS:
-                    del self._largest_release[next(iter(self._largest_release))]
+        self._check(11, columns.count(KindCode.SHRINK), waiting=True)
+        for finding in self._scans.judge(columns):
+            self._violate(finding, waiting=True)
 
     def _judge_states(self, columns: Columns, contradictions: Contradictions | None, settled: bool) -> None:
         """5 and 7: what a record says fits what its pages were before."""
@@ -384,7 +313,7 @@ class Audit:
             if time_ns - request.time_ns > REQUEST_TIMEOUT_NS:
                 del self._requests[tid]
                 self._check(1, 1)
-                self._stand(1, self._request_finding(request, request.time_ns))
+                self._stand(1, never_entered(request, request.time_ns))
 
     def drop(self) -> None:
         """Something was lost since the last reading: what was concluded from several records means nothing."""
@@ -394,7 +323,7 @@ class Audit:
         self._requests.clear()
         self._unentered_base, self._was_compared = None, True
         self._errors.clear()
-        self._largest_release.clear()
+        self._scans.clear()
         self._suspects.clear()
 
     def judge_pageblocks(self, bits: dict[int, bool], empty: set[int], time_ns: int, *, quiet: bool) -> None:

@@ -37,15 +37,14 @@ class WaitingRequest:
     process: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnedError:
-    pfn: int
-    nr_pages: int
-    restoring: bool
-    code: int
-    time_ns: int
-    process: int
-    stack: int
+def waiting_request(columns: Columns, at: int) -> WaitingRequest:
+    """The request of that record."""
+    time_ns, nr_pages = (int(columns.column(name)[at]) for name in ("time_ns", "nr_pages"))
+    return WaitingRequest(time_ns, nr_pages, columns.process(at))
+
+
+def never_entered(request: WaitingRequest, time_ns: int) -> Finding:
+    return Finding(1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.process, 0)
 
 
 EXPECTED: Final = {
@@ -108,22 +107,3 @@ def shown_violation(finding: Finding, names: Names) -> Violation:
         comm=names.comm(finding.process),
         stack=names.stack(finding.stack),
     )
-
-
-def judged_errors(
-    errors: list[ReturnedError], kind: int, pfn: int, nr_pages: int, *, failed: bool
-) -> tuple[list[ReturnedError], list[ReturnedError]]:
-    """(errors of a task that are still to be answered, those that its event of this kind shows to have been ignored)."""
-    if kind == KindCode.ALLOC:
-        # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
-        return [], [] if failed else [e for e in errors if not e.restoring]
-    if kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
-        return [e for e in errors if e.restoring], []  # the chunk was given up, and perhaps another one taken
-    if kind == KindCode.RELEASE:
-        here = [e for e in errors if overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-        return [e for e in errors if e not in here], [e for e in here if e.restoring]
-    return ([] if kind == KindCode.SHRINK else errors), []
-
-
-def overlap(pfn: int, nr_pages: int, other: int, nr_other: int) -> bool:
-    return pfn < other + nr_other and other < pfn + nr_pages
