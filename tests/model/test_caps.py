@@ -12,7 +12,7 @@ import pytest
 from tests.model.build import ABSENT_4K, NO_ROWS, PRESENT_4K, SECOND_NS, Ring, cache_reading, counters, map_reading, traced
 from uaptrace.abi.events import Kind
 from uaptrace.abi.units import PAGES_PER_2M, REGIONS_PER_1G, Level
-from uaptrace.model import direct_map, loops, unmapped_cache
+from uaptrace.model import direct_map, loops, map_regions, unmapped_cache
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CacheReading, MapReading, Records
 
@@ -125,7 +125,7 @@ def test_which_refills_are_followed_does_not_depend_on_batches(size: int) -> Non
 
 
 def test_a_map_with_absent_pages_in_too_many_regions_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_map, "MAX_ROWS", 8)
+    monkeypatch.setattr(map_regions, "MAX_ROWS", 8)
     state = traced(32, level=Level.K4, has_series=False)
     ring = Ring()
     for region in range(12):

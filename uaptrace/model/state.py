@@ -15,12 +15,12 @@ from uaptrace.abi.wire import Batch
 
 from .audit import GRACE_NS, Audit
 from .columns import CHUNK_RECORDS, Columns
-from .direct_map import MAX_ROWS as MAX_MAP_ROWS
 from .direct_map import DirectMap
 from .found_splits import FoundSplits
 from .hook_status import HookStatus
 from .ledger import Ledger
 from .loops import MAX_OPEN_REFILLS
+from .map_regions import MAX_ROWS as MAX_MAP_ROWS
 from .names import Names
 from .processes import Processes
 from .reconcile import NO_SPLITS, Losses, MeminfoComparison, RowComparison, SplitComparison
