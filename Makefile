@@ -60,7 +60,7 @@ test: setup packages lint
 
 # Every row of the matrix, also those that CI has no time for.
 matrix: setup packages
-	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py tests/vm/test_bisect.py tests/vm/test_here.py $(PYTEST_ARGS)
+	UAPTRACE_MATRIX=1 $(PYTEST_SHARED) tests/vm/test_matrix.py tests/vm/test_releases.py tests/vm/test_bisect.py tests/vm/test_here.py tests/vm/test_trial_failures.py $(PYTEST_ARGS)
 
 # Left running on a host that is never quiet: make soak HOURS=2 (of a kernel with a dump of its page tables).
 soak: setup packages

@@ -22,7 +22,10 @@ WHOLE_MATRIX = "UAPTRACE_MATRIX" in os.environ
 """``make matrix``: also what CI has no time for."""
 SOAKS = "UAPTRACE_SOAK_HOURS" in os.environ
 """``make soak``: for as long as it says."""
-collect_ignore = [*([] if WHOLE_MATRIX else ["test_bisect.py", "test_here.py"]), *([] if SOAKS else ["test_soak.py"])]
+collect_ignore = [
+    *([] if WHOLE_MATRIX else ["test_bisect.py", "test_here.py", "test_trial_failures.py"]),
+    *([] if SOAKS else ["test_soak.py"]),
+]
 GUEST_LIMIT_S = "1500"
 """For a guest, from its start to its end, as an argument. The longest took 820 s, beside another one on two slow processors."""
 OTHER = "patched-other"
