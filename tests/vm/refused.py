@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside the virtual machine: what each command says when the kernel's verifier refuses one program.
+"""Runs inside the virtual machine: what each command says when the kernel's verifier refuses one program, or does not compile any.
 
 ``python -m tests.vm.refused OUT.json``
 
@@ -24,6 +24,7 @@ from tests.vm.guest_session import TOP, say
 _BEFORE = "	address = canonical(given);\n"
 _REFUSED = _BEFORE + "	if (given == 1)\n		return *(volatile int *)UAP_KERNEL_IMAGE;\n"
 PORT = 9971
+JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 
 
 def altered_copy(folder: Path) -> Path:
@@ -78,7 +79,9 @@ def main() -> None:
             "verify_json": run(folder, "verify", "--json"),
             "serve": served(folder),
         }
-        out.write_text(json.dumps({"whole": whole, "refused": refused}))
+        JIT.write_text("0")
+        without_jit = {"check_json": run(TOP, "check", "--json"), "verify_json": run(TOP, "verify", "--json")}
+        out.write_text(json.dumps({"whole": whole, "refused": refused, "without_jit": without_jit}))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,16 @@ def test_without_it_all_is_well(said: dict[str, dict[str, Any]]) -> None:
     assert document["doubts"] == []
 
 
+def test_a_kernel_that_does_not_compile_programs_is_traced_all_the_same(said: dict[str, dict[str, Any]]) -> None:
+    """net.core.bpf_jit_enable=0: no calls of kernel functions, no fentry."""
+    answers = said["without_jit"]
+    assert answers["verify_json"]["status"] == 0, answers["verify_json"]
+    document = json.loads(answers["verify_json"]["stdout"])
+    assert document["differing_pages"] == 0
+    assert document["doubts"] == []
+    assert {hook["state"] for hook in hooks(answers["check_json"]).values()} == {"loads", "not needed"}
+
+
 def test_check_has_the_whole_of_what_the_verifier_said_where_it_is_asked_for(said: dict[str, dict[str, Any]]) -> None:
     check = said["refused"]["check_verbose"]
     assert check["status"] == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from uaptrace.abi.errors import CannotTraceError
@@ -71,7 +72,8 @@ def load_accepted(
 ) -> tuple[tuple[PlannedHook, ...], Result]:
     """What became of each hook, and what ``use`` made of those that the kernel takes.
 
-    A hook that is refused is tried by the next mechanism, and left out when there is none. ``on_log``: called with the hook's name and
+    A hook that is refused is tried by the next mechanism, and left out when there is none. Before that all are tried without what
+    needs the JIT. ``on_log``: called with the hook's name and
     all that the verifier said of it. Raises CannotTraceError.
     """
     folder = bpf_folder()
@@ -93,6 +95,11 @@ def load_accepted(
         try:
             return plan, use(compiled, load_constants(constants), plan, btf.function_id)
         except HooksRefusedError as error:
+            if constants.rdonly_cast:
+                # Calls of kernel functions need the JIT, which may be off. Reading by a helper takes longer, and always works.
+                say(f"{', '.join(error.refusals)}: tried again without bpf_rdonly_cast()")
+                constants = replace(constants, rdonly_cast=0)
+                continue
             for hook, why in error.refusals.items():
                 log = error.logs.get(hook, "")
                 say(f"{hook}: {last_words(log) or why}")
