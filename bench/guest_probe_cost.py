@@ -36,8 +36,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import bpf_run
+from uaptrace.abi.hooks import ALLOC_PAGES_SYMBOLS, SERIES_SYMBOL
 from uaptrace.ebpf.objects import link_program
-from uaptrace.loader.hooks import ALLOC_PAGES_SYMBOLS, SERIES_SYMBOL
 
 PAGE = 4096
 NS_PER_INSTRUCTION = 2
@@ -195,7 +195,7 @@ class Own:
     """All of uaptrace's own programs, compiled and loaded once as ``uaptrace serve`` has them, attached and detached at will."""
 
     def __init__(self, page_alloc: str) -> None:
-        from uaptrace.loader.hooks import PageAllocHook
+        from uaptrace.abi.hooks import PageAllocHook
         from uaptrace.loader.parent import LoaderOptions, load
 
         # Nobody takes the records: a ring that none of the runs fills.

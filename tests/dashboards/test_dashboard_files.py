@@ -18,7 +18,7 @@ from grafana import generate
 from grafana.generator import trust
 from tests.dashboards import queries
 from tests.dashboards.queries import ROOT
-from uaptrace.loader.hooks import HOOKS, Need
+from uaptrace.abi.hooks import HOOKS, Need
 
 ALL = queries.load_all()
 UIDS = sorted(ALL)

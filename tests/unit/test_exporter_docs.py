@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
+from uaptrace.abi.hooks import HOOKS, Hook
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector
 from uaptrace.model.snapshot import Snapshot
 
@@ -33,6 +34,21 @@ def documented() -> dict[str, tuple[str, frozenset[str], str]]:
         assert row["name"] not in found, f"{row['name']} is described twice"
         found[row["name"]] = (row["kind"], frozenset(re.findall(r"`(\w+)`", row["labels"])), row["when"])
     return found
+
+
+def row_of(hook: Hook) -> str:
+    """A hook in the document's table."""
+    function = hook.tracepoint or f"{hook.symbols[-1]}()"
+    lacks = ["the state is not exact"] if hook.unseen else []
+    lacks += [f"not known: {', '.join(hook.figures)}"] if hook.figures else []
+    lacks += [f"not judged: {', '.join(map(str, sorted(hook.invariants)))}"] if hook.invariants else []
+    return f"| `{hook.label}` | `{function}` | {hook.purpose} | {'; '.join(lacks)} |"
+
+
+def test_hooks_are_those_of_the_table() -> None:
+    text = DOCUMENT.read_text()
+    rows = text.partition("| Hook | Function | What for | Without it |\n|---|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert rows == [row_of(hook) for hook in HOOKS]
 
 
 def families(snapshot: Snapshot | None) -> dict[str, Metric]:

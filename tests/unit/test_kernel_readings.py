@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from tests.vm.guest_session import entries_in_dump
 from uaptrace.abi.errors import UaptraceError, UsageError
+from uaptrace.abi.hooks import HOOKS, SERIES_SYMBOL, Need, PageAllocHook
 from uaptrace.abi.units import Level
 from uaptrace.kernel.debugfs import parse_unmapped_alloc
 from uaptrace.kernel.kallsyms import name_addresses
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
 from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.kernel.zones import parse_zoneinfo, zone_ranges
-from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Need, PageAllocHook
 from uaptrace.loader.host_facts import parse_kallsyms, parse_lockdown
 from uaptrace.loader.plan import FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
 from uaptrace.model.updates import PAGE_PRESENT

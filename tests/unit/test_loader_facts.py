@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from uaptrace.abi.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.ebpf.btf import enumerator_value
 from uaptrace.loader.constants import gfp_unmapped
 from uaptrace.loader.designs import design_symbols, designs_in
-from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.host_facts import parse_cpu_list, read_host_facts
 from uaptrace.loader.plan import NONE, plan_hooks, wanted_symbols
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit import bpf_programs
+from uaptrace.abi.hooks import HOOKS
 from uaptrace.ebpf.compiled import Compiled, MapSpec
 from uaptrace.loader import programs
-from uaptrace.loader.hooks import HOOKS
 from uaptrace.loader.program import bpf_folder, map_sizes
 from uaptrace.loader.programs import compile_now, compiled_programs, compiler_version, shipped_with, sources
 from uaptrace.loader.shipped import NAME, Shipped, read_shipped

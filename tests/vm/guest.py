@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm.guest_session import DEBUGFS_ROWS, UAPTRACE, WORKLOAD, Guest, say
+from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.kernel.debugfs import parse_unmapped_alloc
-from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.parent import LoaderOptions, load
 from uaptrace.process.privileges import drop_privileges
 from uaptrace.reports.documents import splits_to_json

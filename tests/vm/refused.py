@@ -23,19 +23,24 @@ from tests.vm.guest_session import TOP, say
 
 _BEFORE = "	address = canonical(given);\n"
 _REFUSED = _BEFORE + "	if (given == 1)\n		return *(volatile int *)UAP_KERNEL_IMAGE;\n"
+# As CONTRIBUTING.md says to add a hook: a line for the program, and a row of the table.
+_LAST_PROGRAM = "ENTER(SHRINK_COUNT, count_enter())\n"
+_NEW_PROGRAM = "ENTER(VFREE, 0)\n"
+_LAST_ROW = '"plain count of allocations", counts_alone=(Counter.ALLOC_PAGES,)),\n'
+_NEW_ROW = '    Hook("VFREE", ("vfree",), Need.OPTIONAL, False, "memory that vmalloc() gave goes back"),\n'
 PORT = 9971
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 
 
-def altered_copy(folder: Path) -> Path:
-    """A folder for PYTHONPATH with the package, and with a program that no verifier takes."""
-    shutil.copytree(TOP / "uaptrace", folder / "uaptrace")
-    shutil.copytree(TOP / "bpf", folder / "uaptrace/bpf")
-    source = folder / "uaptrace/bpf/direct_map.bpf.c"
+def copy_with(folder: Path, file: str, before: str, after: str) -> None:
+    """Into a folder for PYTHONPATH: the package and its programs, if they are not there yet, with one text of one file replaced."""
+    if not (folder / "uaptrace").exists():
+        shutil.copytree(TOP / "uaptrace", folder / "uaptrace")
+        shutil.copytree(TOP / "bpf", folder / "uaptrace/bpf")
+    source = folder / "uaptrace" / file
     text = source.read_text()
-    assert text.count(_BEFORE) == 1
-    source.write_text(text.replace(_BEFORE, _REFUSED))
-    return folder
+    assert text.count(before) == 1, (file, before)
+    source.write_text(text.replace(before, after))
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         whole = {"check": run(TOP, "check"), "check_json": run(TOP, "check", "--json"), "verify_json": run(TOP, "verify", "--json")}
-        altered_copy(folder)
+        copy_with(folder, "bpf/direct_map.bpf.c", _BEFORE, _REFUSED)
         refused = {
             "check": run(folder, "check"),
             "check_json": run(folder, "check", "--json"),
@@ -79,9 +84,14 @@ def main() -> None:
             "verify_json": run(folder, "verify", "--json"),
             "serve": served(folder),
         }
+        more = folder / "more"
+        more.mkdir()
+        copy_with(more, "bpf/shrinker.bpf.c", _LAST_PROGRAM, _LAST_PROGRAM + _NEW_PROGRAM)
+        copy_with(more, "abi/hooks.py", _LAST_ROW, _LAST_ROW + _NEW_ROW)
+        added = {"check_json": run(more, "check", "--json"), "serve": served(more)}
         JIT.write_text("0")
         without_jit = {"check_json": run(TOP, "check", "--json"), "verify_json": run(TOP, "verify", "--json")}
-        out.write_text(json.dumps({"whole": whole, "refused": refused, "without_jit": without_jit}))
+        out.write_text(json.dumps({"whole": whole, "refused": refused, "added": added, "without_jit": without_jit}))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def test_without_it_all_is_well(said: dict[str, dict[str, Any]]) -> None:
     assert document["doubts"] == []
 
 
+def test_a_hook_is_added_by_a_line_and_a_row(said: dict[str, dict[str, Any]]) -> None:
+    check = hooks(said["added"]["check_json"])["vfree"]
+    assert (check["state"], check["symbol"]) == ("loads", "vfree"), check
+    assert 'uaptrace_hook_attached{hook="vfree"} 1.0' in said["added"]["serve"]["metrics"]["body"]
+    assert said["added"]["serve"]["readyz"]["status"] == 200
+
+
 def test_a_kernel_that_does_not_compile_programs_is_traced_all_the_same(said: dict[str, dict[str, Any]]) -> None:
     """net.core.bpf_jit_enable=0: no calls of kernel functions, no fentry."""
     answers = said["without_jit"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from uaptrace.abi.errors import AuditFoundError
+from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file_option
@@ -17,7 +18,6 @@ from uaptrace.commands.remote import connect_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
-from uaptrace.loader.hooks import PageAllocHook
 
 
 @click.command(cls=StrictCommand)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.types import RingSize
-from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.parent import DEFAULT_RING_BYTES, LoaderOptions, Loading
 from uaptrace.loader.progress import Progress
 from uaptrace.process.places import descriptor_of

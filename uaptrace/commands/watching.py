@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from uaptrace.abi.errors import UsageError
+from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.commands.ready import ready_file
 from uaptrace.commands.remote import open_feed
-from uaptrace.loader.hooks import PageAllocHook
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot

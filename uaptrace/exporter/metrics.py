@@ -7,12 +7,12 @@ docs/metrics.md lists every one of them, and tests/unit/test_exporter_docs.py co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from types import MappingProxyType
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 
 from uaptrace.abi.events import Kind
+from uaptrace.abi.hooks import HOOKS
 from uaptrace.abi.units import LEVELS, NR_ORDERS, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import (
@@ -39,24 +39,6 @@ TIMED_DIRECT_MAP_OPERATIONS: Final = DIRECT_MAP_OPERATIONS
 TIMED_CACHE_OPERATIONS: Final = ("cache_hit", "cache_refill", "cache_free", "shrink")
 MECHANISMS: Final = ("fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "none")
 LOST_KINDS: Final = (*(kind.name.lower() for kind in Kind if kind is not Kind.NONE), "unknown")
-
-_WATCHERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "splits": ("cpa", "flush_all"),
-        "set_invalid": ("set_invalid",),
-        "set_default": ("set_default",),
-        "cpa": ("cpa",),
-        "cache": ("cache_alloc", "cache_free", "cache_release"),
-        "cache_alloc": ("cache_alloc",),
-        "cache_hit": ("cache_alloc",),
-        "cache_refill": ("cache_alloc",),
-        "cache_free": ("cache_free",),
-        "cache_release": ("cache_release",),
-        "shrink": ("shrink_scan",),
-        "shrink_count": ("shrink_count",),
-    }
-)
-"""The hooks (uaptrace/loader/hooks.py, in lower case) without which a figure is not known, though its counter would say zero."""
 
 _BOUNDS: Final = tuple((exponent, repr(2**exponent / 1e9)) for exponent in range(FIRST_BUCKET, LAST_BUCKET + 1))
 
@@ -95,10 +77,10 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def blind_spots(hooks: Sequence[HookStatus]) -> frozenset[str]:
-    """The keys of _WATCHERS whose figures are not known because a hook that they need is not attached."""
+    """Figures (Hook.figures) that are not known because a hook that they need is not attached."""
     attached = {hook.name.lower() for hook in hooks if hook.mechanism}
     missing = {hook.name.lower() for hook in hooks if hook.mechanism is None and hook.needed} - attached
-    return frozenset(subject for subject, names in _WATCHERS.items() if missing.intersection(names))
+    return frozenset(figure for hook in HOOKS if hook.label in missing for figure in hook.figures)
 
 
 def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
 from uaptrace.loader.attaching import hook_status, load_hooks
 from uaptrace.loader.designs import Design
-from uaptrace.loader.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.loading import load_accepted, open_kernel
 from uaptrace.loader.parent import LoaderOptions

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uaptrace.abi.errors import CannotTraceError
+from uaptrace.abi.hooks import SERIES_SYMBOL
 from uaptrace.abi.units import Level
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.kernel.procfs import read_split_counters
 from uaptrace.loader.attaching import attach_hooks
 from uaptrace.loader.constants import VARIABLES, read_constants
 from uaptrace.loader.files import FILES
-from uaptrace.loader.hooks import SERIES_SYMBOL
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.plan import wanted_symbols

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uaptrace.loader.hooks import SERIES_SYMBOL
+from uaptrace.abi.hooks import SERIES_SYMBOL
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from uaptrace.abi.errors import CannotTraceError, UaptraceError
+from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.abi.units import Level
-from uaptrace.loader.hooks import PageAllocHook
 from uaptrace.loader.program import KernelConstants
 from uaptrace.loader.progress import Progress
 from uaptrace.model.hook_status import HookStatus

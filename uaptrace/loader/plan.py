@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from uaptrace.loader.hooks import HOOKS, SERIES_SYMBOL, Hook, Need, PageAllocHook
+from uaptrace.abi.hooks import HOOKS, SERIES_SYMBOL, Hook, Need, PageAllocHook
 
 NONE = "none"
 FENTRY = "fentry"

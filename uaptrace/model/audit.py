@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 
 from uaptrace.abi.events import Kind
+from uaptrace.abi.hooks import HOOKS
 from uaptrace.abi.units import PAGES_PER_2M
 
 from .audit_calls import ReturnedErrors, ShrinkScans
@@ -67,20 +68,6 @@ TITLES: Final = (
     "a chunk that was split stays split",
     "a shrinker scan releases no more than it was asked for",
 )
-_NEEDS: Final[dict[int, tuple[str, ...]]] = {
-    1: ("alloc_pages", "cache_alloc"),
-    2: ("cache_alloc",),
-    3: ("cache_alloc", "flush_range"),
-    4: ("set_invalid|set_valid", "set_default|set_valid", "cache_alloc", "cache_release"),
-    5: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
-    6: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
-    7: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
-    8: ("cache_release",),
-    9: ("set_invalid|set_valid", "cache_alloc", "cache_free", "cache_release"),
-    10: ("cache_release",),
-    11: ("shrink_scan",),
-}
-"""Names of hooks (uaptrace.loader.hooks, lower case) without which an invariant cannot be judged."""
 
 
 @dataclass(slots=True)
@@ -106,7 +93,7 @@ class Audit:
     def __init__(self, hooks: Iterable[HookStatus] = (), *, has_series: bool = True) -> None:
         statuses = tuple(hooks)
         attached = {hook.name.lower() for hook in statuses if hook.mechanism is not None}
-        self._missing = {number: _missing(needs, attached) if statuses else "" for number, needs in _NEEDS.items()}
+        self._missing = {number: _missing(number, attached) if statuses else "" for number in range(1, NR_INVARIANTS + 1)}
         self._has_series = has_series
         self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
         self._requests: dict[int, WaitingRequest] = {}
@@ -443,5 +430,7 @@ class Audit:
         return ""
 
 
-def _missing(needs: tuple[str, ...], attached: set[str]) -> str:
-    return ", ".join(need.split("|")[0] for need in needs if not any(name in attached for name in need.split("|")))
+def _missing(number: int, attached: set[str]) -> str:
+    """Hooks without which an invariant cannot be judged, and that are not attached."""
+    seen = attached | {name.lower() for hook in HOOKS if hook.label in attached for name in hook.also_sees}
+    return ", ".join(hook.label for hook in HOOKS if number in hook.invariants and hook.label not in seen)

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from uaptrace.abi.events import Counter
+from uaptrace.abi.hooks import HOOKS
 
 from .columns import Ints
 from .hook_status import HookStatus
@@ -42,15 +43,6 @@ _OFF: Final[Mapping[str, str]] = MappingProxyType(
         Silence.DETACHED: "a program was detached",
     }
 )
-_PAGE_HOOKS: Final = MappingProxyType(
-    {
-        "cpa": (Counter.CPA,),
-        "set_invalid": (Counter.SET_INVALID,),
-        "set_default": (Counter.SET_DEFAULT,),
-        "set_valid": (Counter.SET_INVALID, Counter.SET_DEFAULT),
-    }
-)
-"""What counts the calls of each hook that tells of pages. Each of them is believed again when it has counted once more."""
 _SPLIT_COUNTERS: Final = (Counter.SPLIT_2M, Counter.SPLIT_1G)
 
 
@@ -59,7 +51,7 @@ class Silences:
 
     def __init__(self, hooks: tuple[HookStatus, ...]) -> None:
         attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
-        self._proofs = tuple((counter,) for counter in sorted({c for name in attached for c in _PAGE_HOOKS.get(name, ())}))
+        self._proofs = tuple((counter,) for counter in sorted({c for hook in HOOKS if hook.label in attached for c in hook.counters}))
         self._off: Mapping[str, str] = MappingProxyType({})
         self._words: Ints | None = None
         self._found = dict.fromkeys(Silence, 0)

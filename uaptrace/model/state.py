@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from uaptrace.abi.events import NR_KINDS, Counter, Kind
+from uaptrace.abi.hooks import HOOKS, Need
 from uaptrace.abi.units import Level
 from uaptrace.abi.wire import Batch
 
@@ -41,18 +42,6 @@ from .updates import CacheReading, Cgroups, CountersReading, MapReading, Records
 MAX_REGIONS_TO_CHECK: Final = 2048
 _MAX_CUTS: Final = 64
 """How often a tgid becomes another process's within a chunk, before it is no more told which records came before."""
-_MAP_HOOKS: Final = {
-    "cpa": "attribute changes",
-    "flush_all": "splits",
-    "set_invalid": "pages that leave the direct map",
-    "set_default": "pages that come back to the direct map",
-}
-_CACHE_HOOKS: Final = {
-    "cache_alloc": "allocations from the unmapped cache",
-    "cache_free": "frees into the unmapped cache",
-    "cache_release": "releases from the unmapped cache",
-}
-"""Hooks without which the state cannot be exact (uaptrace.loader.hooks, lower case), and what is not seen without them."""
 
 
 class KernelState:
@@ -435,8 +424,10 @@ def _missing_hooks(hooks: tuple[HookStatus, ...], has_series: bool) -> tuple[tup
     """Hooks that exactness needs and that are not attached, and what is not seen for lack of them."""
     if not hooks:
         return ()  # not known: an input that does not say what was attached
+    listed = {hook.name.lower() for hook in hooks}
     attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None or not hook.needed}
-    if "set_valid" in attached:
-        attached |= {"set_invalid", "set_default"} - {hook.name.lower() for hook in hooks}
-    needed = _MAP_HOOKS | (_CACHE_HOOKS if has_series else {})
-    return tuple((name, what) for name, what in needed.items() if name not in attached)
+    for hook in HOOKS:
+        if hook.label in attached:
+            attached |= {name.lower() for name in hook.also_sees} - listed
+    needed = [hook for hook in HOOKS if hook.unseen and (has_series or hook.need is not Need.SERIES)]
+    return tuple((hook.label, hook.unseen) for hook in needed if hook.label not in attached)

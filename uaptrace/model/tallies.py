@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from uaptrace.abi.events import HISTOGRAM_BUCKETS, SCALAR_COUNTERS, Counter, HistogramId, Kind
+from uaptrace.abi.hooks import HOOKS
 from uaptrace.abi.units import NR_ORDERS
 
 from .columns import Columns, Ints
@@ -115,6 +116,8 @@ class Tallies:
 
 def _not_counted(hooks: tuple[HookStatus, ...]) -> frozenset[Counter]:
     """Counters that nothing counts: their zero would be no figure."""
+    if not hooks:
+        return frozenset()  # not known: an input that does not say what was attached
     attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
-    counted_by = {Counter.REQUEST: {"alloc_pages", "page_alloc"}, Counter.ALLOC_PAGES: {"alloc_pages_count"}}
-    return frozenset(counter for counter, names in counted_by.items() if hooks and not attached & names)
+    counted = {counter for hook in HOOKS if hook.label in attached for counter in hook.counts_alone}
+    return frozenset(counter for hook in HOOKS for counter in hook.counts_alone) - counted

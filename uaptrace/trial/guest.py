@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import CannotTraceError, UaptraceError
 from uaptrace.abi.events import Counter
-from uaptrace.loader.hooks import PageAllocHook
+from uaptrace.abi.hooks import HOOKS, PageAllocHook
 from uaptrace.loader.parent import LoaderOptions, load
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.reports.documents import audit_to_json, snapshot_to_json
@@ -43,8 +43,7 @@ NS_PER_INSTRUCTION: Final = 2
 _DEBUGFS: Final = Path("/sys/kernel/debug")
 _PTDUMP: Final = _DEBUGFS / "page_tables/kernel"
 _SHRINKERS: Final = _DEBUGFS / "shrinker"
-_FLUSHES: Final = {Counter.FLUSH_ALL: "flush_all", Counter.FLUSH_RANGE: "flush_range"}
-"""And the hook that counts them."""
+_FLUSHES: Final = (Counter.FLUSH_ALL, Counter.FLUSH_RANGE)
 _ALL_PAGES: Final = 1 << 30
 _COMPLAINTS: Final = ("WARNING", "BUG:", "Oops", "bad page", "Bad page", "general protection")
 
@@ -109,8 +108,9 @@ def _traced(order: Order, folder: Path) -> dict[str, Any]:
         verdicts = [map_verdict(session, oracle).to_json() for oracle in ("kcore", *(["ptdump"] if _PTDUMP.exists() else []))]
         snapshot = session.finish()
         writer.close()
-        hooked = {hook.name for hook in snapshot.hooks if hook.mechanism}
-        flushes = {counter: source.count([counter]) if hook in hooked else None for counter, hook in _FLUSHES.items()}
+        attached = {hook.name for hook in snapshot.hooks if hook.mechanism}
+        counted = {counter for hook in HOOKS if hook.label in attached for counter in hook.counts_alone}
+        flushes = {counter: source.count([counter]) if counter in counted else None for counter in _FLUSHES}
         return _answer(worked, at_work, snapshot, verdicts, flushes, order.counts_instructions)
     finally:
         source.close()
