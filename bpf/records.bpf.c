@@ -141,9 +141,10 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 		return hash;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < UAP_STACK_FRAMES / UAP_STACK_FRAMES_PER_RECORD; i++) {
+		u32 first = i * UAP_STACK_FRAMES_PER_RECORD;
 		u64 *p;
 
-		if (i * 4 >= nr)
+		if (first >= nr)
 			break;
 		r = reserve(UAP_STACK);
 		if (!r)
@@ -151,10 +152,10 @@ static __always_inline u32 send_stack(void *ctx, u32 slot)
 		__builtin_memset(r, 0, sizeof(*r));
 		r->time_ns = bpf_ktime_get_ns();
 		p = (u64 *)r;
-		p[1] = s->e[i * 4];
-		p[2] = i * 4 + 1 < nr ? s->e[i * 4 + 1] : 0;
-		p[3] = i * 4 + 2 < nr ? s->e[i * 4 + 2] : 0;
-		p[4] = i * 4 + 3 < nr ? s->e[i * 4 + 3] : 0;
+		p[1] = s->e[first];
+		p[2] = first + 1 < nr ? s->e[first + 1] : 0;
+		p[3] = first + 2 < nr ? s->e[first + 2] : 0;
+		p[4] = first + 3 < nr ? s->e[first + 3] : 0;
 		r->stack_id = hash;
 		r->kind = UAP_STACK;
 		r->order = i;

@@ -8,6 +8,7 @@ never a version. Functions and when they changed: docs/kernel.md, section 2.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -141,6 +142,12 @@ HOOKS: Final = (
     ),
     Hook("ALLOC_PAGES_COUNT", ALLOC_PAGES_SYMBOLS, Need.OPTIONAL, False, "plain count of allocations", counts_alone=(Counter.ALLOC_PAGES,)),
 )  # fmt: skip
+
+
+def counted_alone(attached: Set[str]) -> frozenset[Counter]:
+    """Of Hook.counts_alone, what is counted where hooks of these labels are attached."""
+    return frozenset(counter for hook in HOOKS if hook.label in attached for counter in hook.counts_alone)
+
 
 SERIES_SYMBOL: Final = "unmapped_pages_alloc"
 """A kernel that has this function has the series."""

@@ -8,6 +8,7 @@ Format: Documentation/bpf/btf.rst. Used in the loader and in ``uaptrace check`` 
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -65,18 +66,21 @@ class KernelBtf:
 
     def struct_id(self, name: str) -> int:
         """BTF id of a struct. Raises CannotTraceError where the kernel has none of that name."""
-        return self._struct(name)
+        type_id = self._find(name, _KIND_STRUCT)
+        if type_id <= 0:
+            raise CannotTraceError(f"this kernel has no struct {name} in its BTF")
+        return type_id
 
     def struct_size(self, name: str) -> int:
         """Size of a struct in bytes. Raises CannotTraceError where the kernel has none of that name."""
-        return int(self._lib.btf__resolve_size(self._btf, self._struct(name)))
+        return int(self._lib.btf__resolve_size(self._btf, self.struct_id(name)))
 
     def member_offset(self, name: str, member: str) -> int:
         """Offset in bytes of a member of a struct, also where it is in unnamed structs or unions inside it.
 
         Raises CannotTraceError where there is no such struct or member.
         """
-        offset = self._offset(self._struct(name), member)
+        offset = self._offset(self.struct_id(name), member)
         if offset is None:
             raise CannotTraceError(f"struct {name} of this kernel has no member {member}")
         return offset // 8
@@ -88,15 +92,14 @@ class KernelBtf:
 
     def enumerator(self, name: str, enum: str = "") -> int | None:
         """Value of an enumerator of the enum of that name, or of one that has no name itself; None where the kernel has none."""
+        return enumerator_value(self._raw, name, enum) if self._raw else None
+
+    @functools.cached_property
+    def _raw(self) -> bytes:
+        """All of it, several megabytes: copied once."""
         size = ctypes.c_uint32()
         address = self._lib.btf__raw_data(self._btf, ctypes.byref(size))
-        return enumerator_value(ctypes.string_at(address, size.value), name, enum) if address else None
-
-    def _struct(self, name: str) -> int:
-        type_id = self._find(name, _KIND_STRUCT)
-        if type_id <= 0:
-            raise CannotTraceError(f"this kernel has no struct {name} in its BTF")
-        return type_id
+        return ctypes.string_at(address, size.value) if address else b""
 
     def _find(self, name: str, kind: int) -> int:
         return int(self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind))

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from uaptrace.abi.events import Kind
 from uaptrace.abi.hooks import HOOKS
 from uaptrace.abi.units import LEVELS, NR_ORDERS, Level
-from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.hook_status import HookStatus, attached_labels
 from uaptrace.model.snapshot import (
     Cause,
     DirectMapView,
@@ -78,8 +78,7 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
 
 def blind_spots(hooks: Sequence[HookStatus]) -> frozenset[str]:
     """Figures (Hook.figures) that are not known because a hook that they need is not attached."""
-    attached = {hook.name.lower() for hook in hooks if hook.mechanism}
-    missing = {hook.name.lower() for hook in hooks if hook.mechanism is None and hook.needed} - attached
+    missing = {hook.name.lower() for hook in hooks if hook.mechanism is None and hook.needed} - attached_labels(hooks)
     return frozenset(figure for hook in HOOKS if hook.label in missing for figure in hook.figures)
 
 

@@ -39,7 +39,7 @@ from .audit_findings import (
 )
 from .codes import FlagCode, KindCode, kind_set
 from .columns import Columns, Ints, distinct
-from .hook_status import HookStatus
+from .hook_status import HookStatus, attached_labels
 from .names import Names
 from .snapshot import InvariantRow
 from .unmapped_cache import CAPTURED, CERTAIN, Contradictions
@@ -92,7 +92,7 @@ class Audit:
 
     def __init__(self, hooks: Iterable[HookStatus] = (), *, has_series: bool = True) -> None:
         statuses = tuple(hooks)
-        attached = {hook.name.lower() for hook in statuses if hook.mechanism is not None}
+        attached = attached_labels(statuses)
         self._missing = {number: _missing(number, attached) if statuses else "" for number in range(1, NR_INVARIANTS + 1)}
         self._has_series = has_series
         self._tallies = [_Tally() for _ in range(NR_INVARIANTS + 1)]
@@ -430,7 +430,7 @@ class Audit:
         return ""
 
 
-def _missing(number: int, attached: set[str]) -> str:
+def _missing(number: int, attached: frozenset[str]) -> str:
     """Hooks without which an invariant cannot be judged, and that are not attached."""
     seen = attached | {name.lower() for hook in HOOKS if hook.label in attached for name in hook.also_sees}
     return ", ".join(hook.label for hook in HOOKS if number in hook.invariants and hook.label not in seen)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,3 +32,8 @@ class HookStatus:
         if not self.needed:
             return "not needed"
         return "refused" if self.refused else "missing"
+
+
+def attached_labels(hooks: Iterable[HookStatus]) -> frozenset[str]:
+    """Hook.label of those that are attached."""
+    return frozenset(hook.name.lower() for hook in hooks if hook.mechanism is not None)

@@ -18,7 +18,7 @@ from uaptrace.abi.events import Counter
 from uaptrace.abi.hooks import HOOKS
 
 from .columns import Ints
-from .hook_status import HookStatus
+from .hook_status import HookStatus, attached_labels
 from .snapshot import SilenceView
 from .updates import CountersReading
 
@@ -50,7 +50,7 @@ class Silences:
     """What is known of the hooks' silence."""
 
     def __init__(self, hooks: tuple[HookStatus, ...]) -> None:
-        attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
+        attached = attached_labels(hooks)
         self._proofs = tuple((counter,) for counter in sorted({c for hook in HOOKS if hook.label in attached for c in hook.counters}))
         self._off: Mapping[str, str] = MappingProxyType({})
         self._words: Ints | None = None

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 
 from uaptrace.abi.events import HISTOGRAM_BUCKETS, SCALAR_COUNTERS, Counter, HistogramId, Kind
-from uaptrace.abi.hooks import HOOKS
+from uaptrace.abi.hooks import HOOKS, counted_alone
 from uaptrace.abi.units import NR_ORDERS
 
 from .columns import Columns, Ints
-from .hook_status import HookStatus
+from .hook_status import HookStatus, attached_labels
 from .snapshot import Histogram, OperationView, ShrinkerView
 from .updates import CountersReading
 
@@ -118,6 +118,4 @@ def _not_counted(hooks: tuple[HookStatus, ...]) -> frozenset[Counter]:
     """Counters that nothing counts: their zero would be no figure."""
     if not hooks:
         return frozenset()  # not known: an input that does not say what was attached
-    attached = {hook.name.lower() for hook in hooks if hook.mechanism is not None}
-    counted = {counter for hook in HOOKS if hook.label in attached for counter in hook.counts_alone}
-    return frozenset(counter for hook in HOOKS for counter in hook.counts_alone) - counted
+    return counted_alone({hook.label for hook in HOOKS}) - counted_alone(attached_labels(hooks))

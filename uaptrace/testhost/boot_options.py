@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from uaptrace.testhost import kernel_names
+from uaptrace.testhost.arguments import positive
 
 EXIT_USAGE: Final = 2
 
@@ -45,12 +46,6 @@ def memory_size(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d*[MG]", text):
         raise argparse.ArgumentTypeError(f"not a size such as 2G or 1536M: {text}")
     return text
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"not a number above 0: {text}")
-    return int(text)
 
 
 def directory(text: str) -> Path:

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import CannotTraceError, UaptraceError
 from uaptrace.abi.events import Counter
-from uaptrace.abi.hooks import HOOKS, PageAllocHook
+from uaptrace.abi.hooks import PageAllocHook, counted_alone
 from uaptrace.loader.parent import LoaderOptions, load
+from uaptrace.model.hook_status import attached_labels
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.reports.documents import audit_to_json, snapshot_to_json
 from uaptrace.session.live import LiveSource
@@ -108,8 +109,7 @@ def _traced(order: Order, folder: Path) -> dict[str, Any]:
         verdicts = [map_verdict(session, oracle).to_json() for oracle in ("kcore", *(["ptdump"] if _PTDUMP.exists() else []))]
         snapshot = session.finish()
         writer.close()
-        attached = {hook.name for hook in snapshot.hooks if hook.mechanism}
-        counted = {counter for hook in HOOKS if hook.label in attached for counter in hook.counts_alone}
+        counted = counted_alone(attached_labels(snapshot.hooks))
         flushes = {counter: source.count([counter]) if counter in counted else None for counter in _FLUSHES}
         return _answer(worked, at_work, snapshot, verdicts, flushes, order.counts_instructions)
     finally:

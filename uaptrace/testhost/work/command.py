@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from uaptrace.testhost.arguments import positive
 from uaptrace.testhost.work.common import Result, WorkError
 from uaptrace.testhost.work.mix import mix
 from uaptrace.testhost.work.modules import modules
@@ -27,12 +28,6 @@ from uaptrace.testhost.work.shrinkers import shrink
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise WorkError(message)
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"not a number above 0: {text}")
-    return int(text)
 
 
 def duration(text: str) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
+libc = ctypes.CDLL(None, use_errno=True)
 Result = dict[str, Any]
 """What a verb did, for JSON."""
 

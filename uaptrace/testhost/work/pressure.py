@@ -5,23 +5,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import mmap
 import os
 import time
 from pathlib import Path
 from typing import Final, NoReturn
 
-from uaptrace.testhost.work.common import Result, WorkError, hold
+from uaptrace.testhost.work.common import Result, WorkError, hold, libc
 from uaptrace.testhost.work.shrinkers import CACHE_FILE, released_pages
 
 REFAULTS: Final = "workingset_refault_file"
 MAX_REFAULTS: Final = 257
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
-
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def available_bytes() -> int:

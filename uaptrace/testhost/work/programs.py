@@ -14,15 +14,12 @@ import struct
 import subprocess
 from typing import Final
 
-from uaptrace.testhost.work.common import PAGE_SIZE, Result, WorkError, hold
+from uaptrace.testhost.work.common import PAGE_SIZE, Result, WorkError, hold, libc
 from uaptrace.testhost.work.secret_memory import raise_memlock
 
 SYS_BPF: Final = 321
 BPF_PROG_LOAD: Final = 5
 BPF_PROG_TYPE_SOCKET_FILTER: Final = 1
-
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def pipes(args: argparse.Namespace) -> Result:

@@ -12,12 +12,9 @@ import random
 import resource
 from typing import Final
 
-from uaptrace.testhost.work.common import PAGE_SIZE, Result, WorkError, hold
+from uaptrace.testhost.work.common import PAGE_SIZE, Result, WorkError, hold, libc
 
 SYS_MEMFD_SECRET: Final = 447
-
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def raise_memlock() -> None:
