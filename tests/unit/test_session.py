@@ -12,13 +12,13 @@ import pytest
 
 from tests.unit.scripted_kernel import ScriptedKernel
 from uaptrace.abi.units import PAGES_PER_2M, Level
-from uaptrace.commands.live import LiveFeed, running
+from uaptrace.commands.live import running
 from uaptrace.exporter.metrics import readiness
 from uaptrace.model.compare import compare
+from uaptrace.model.feed import FeedEndedError
 from uaptrace.model.silence import Silence
 from uaptrace.model.updates import Update
-from uaptrace.session.loop import Session, TracingEndedError
-from uaptrace.tui.feed import FeedEndedError
+from uaptrace.session.loop import LiveFeed, Session, TracingEndedError
 
 LIMIT_S = 120.0
 

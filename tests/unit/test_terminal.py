@@ -112,6 +112,10 @@ class Feed:
         self.asked += 1
         if self.asked > 2:
             raise ZeroDivisionError("by the feed")
+    def waiting_for(self):
+        return "nothing"
+    def want_regions(self, wanted):
+        pass
 prepare_streams()
 try:
     app.show(Feed(), refresh_s=0.2)

@@ -14,8 +14,8 @@ from textual.widgets import Input
 
 from tests.unit import view_snapshots as snapshots
 from tests.unit.tui_screen import ListFeed, poll, press, running, screen, top
+from uaptrace.model.feed import FeedEndedError
 from uaptrace.model.snapshot import Snapshot
-from uaptrace.tui.feed import FeedEndedError
 from uaptrace.tui.panes import LinesScreen, OverviewPane, TablePane
 from uaptrace.tui.tables import PROCESSES, splits_table
 
@@ -268,7 +268,8 @@ async def test_no_color_still_tells_everything(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_the_daemon_does_not_pay_for_the_screen() -> None:
-    code = "import sys, uaptrace.tui.feed, uaptrace.views.overview, uaptrace.reports.text, uaptrace.reports.map_picture\n"
+    code = "import sys, uaptrace.model.feed, uaptrace.tui.time_control, uaptrace.views.overview\n"
+    code += "import uaptrace.reports.text, uaptrace.reports.map_picture\n"
     code += "print(sorted({'textual', 'rich', 'PIL', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,8 +9,8 @@ from textual.widgets import Input
 from tests.unit import view_snapshots as snapshots
 from tests.unit.tui_screen import ListFeed, TapeFeed, poll, press, running, screen, top
 from uaptrace.abi.errors import UaptraceError, UsageError
-from uaptrace.tui.feed import parse_position
 from uaptrace.tui.panes import MapPane
+from uaptrace.tui.time_control import parse_position
 
 pytestmark = pytest.mark.asyncio
 

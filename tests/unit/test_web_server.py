@@ -124,7 +124,8 @@ def test_a_remote_view_gets_the_very_state_of_the_daemon() -> None:
     with running(largest_snapshot, region_feed=lambda: largest_snapshot(nr_regions=4096)) as server:
         feed = RemoteFeed("127.0.0.1", server.port)
         assert feed.latest() == largest_snapshot()
-        regions = feed.latest(regions=True)
+        feed.want_regions(True)
+        regions = feed.latest()
         feed.close()
         assert regions is not None
         assert regions.regions is not None

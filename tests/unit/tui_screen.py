@@ -36,6 +36,9 @@ class ListFeed:
     def want_regions(self, wanted: bool) -> None:
         self.wanted.append(wanted)
 
+    def close(self) -> None:
+        self.snapshot = None
+
 
 class TapeFeed(ListFeed):
     """A replay: a list of snapshots, ten seconds apart, and its control."""

@@ -14,7 +14,7 @@ from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file_option
-from uaptrace.commands.remote import connect_option
+from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
@@ -23,20 +23,17 @@ from uaptrace.commands.watching import watched_snapshot
 @click.command(cls=StrictCommand)
 @click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@connect_option
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
+@source_options
 @ready_file_option
 @tracing_options
 @click.pass_context
-def audit(
-    ctx: click.Context, duration_s: float | None, as_json: bool, connect: str | None, replay: Path | None, ready_path: Path | None
-) -> None:
+def audit(ctx: click.Context, duration_s: float | None, as_json: bool, source: SnapshotSource, ready_path: Path | None) -> None:
     """Check the unmapped cache's invariants against the page tables. Exit status: 0 clean, 3 broken."""
     from uaptrace.reports.documents import audit_to_json
     from uaptrace.reports.text import audit_to_text
 
-    check_files(recordings=[replay], ready_file=ready_path)
-    snapshot = watched_snapshot(ctx, duration_s, replay, None, connect, ready_path=ready_path, auto_hook=PageAllocHook.ENTRY)
+    check_files(recordings=[source.replay], ready_file=ready_path)
+    snapshot = watched_snapshot(ctx, duration_s, source, ready_path=ready_path, auto_hook=PageAllocHook.ENTRY)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))
     else:

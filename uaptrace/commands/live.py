@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,7 +26,6 @@ from uaptrace.process.places import descriptor_of
 
 if TYPE_CHECKING:
     # Imported while the loader works: see live_session().
-    from uaptrace.model.snapshot import Snapshot
     from uaptrace.model.updates import Records
     from uaptrace.session.feed import Feed
     from uaptrace.session.live import LiveSource
@@ -80,27 +78,6 @@ def load_as_root(options: LoaderOptions) -> Loading:
     if os.geteuid() != 0:
         raise CannotTraceError("tracing needs root: run it with sudo (uaptrace check says what else this host needs)")
     return Loading(options)
-
-
-@dataclass(slots=True)
-class LiveFeed:
-    """A running session as the screen and the endpoint see it."""
-
-    session: Session[Feed]
-    regions: bool = False
-
-    def latest(self) -> Snapshot | None:
-        if self.session.ended:
-            from uaptrace.tui.feed import FeedEndedError
-
-            raise FeedEndedError(self.session.ended)
-        return self.session.latest()
-
-    def waiting_for(self) -> str:
-        return "the page tables are being read"
-
-    def want_regions(self, wanted: bool) -> None:
-        self.session.keep_regions = wanted
 
 
 @contextlib.contextmanager

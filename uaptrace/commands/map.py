@@ -18,7 +18,7 @@ from uaptrace.abi.errors import UsageError
 from uaptrace.abi.units import PAGES_PER_2M
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
-from uaptrace.commands.remote import connect_option
+from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT, MAX_PFN, seconds
 from uaptrace.commands.watching import watched_snapshot
@@ -37,9 +37,7 @@ WINDOW_REGIONS: Final = 16
 @click.option("--node", "nodes", multiple=True, type=click.IntRange(0, MAX_COUNT), help="Only this node; may be repeated.")
 @click.option("--around", "around_pfn", type=click.IntRange(0, MAX_PFN), metavar="PFN", help="Page by page around this page.")
 @click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Watch for so many seconds first.")
-@connect_option
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
-@click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
+@source_options
 @tracing_options
 @click.pass_context
 def map(
@@ -51,17 +49,15 @@ def map(
     nodes: tuple[int, ...],
     around_pfn: int | None,
     duration_s: float,
-    connect: str | None,
-    replay: Path | None,
-    at_text: str | None,
+    source: SnapshotSource,
 ) -> None:
     """The direct map as a picture: what is in 1G, 2M and 4K mappings, and what is absent."""
     from uaptrace.reports.map_picture import MapPicture, NamedRange
 
-    check_files([png, svg], recordings=[replay])
+    check_files([png, svg], recordings=[source.replay])
     ranges = []
     if zones or nodes:
-        if replay is not None or connect is not None:
+        if not source.live:
             raise UsageError("--zone and --node are of this host: they do not go with --replay or --connect")
         ranges = [NamedRange(*found) for found in zone_ranges(zones, nodes)]
     pages: list[tuple[int, NDArray[np.uint8]]] = []
@@ -71,7 +67,7 @@ def map(
             first = max(0, around_pfn // PAGES_PER_2M - WINDOW_REGIONS)
             pages.append((first * PAGES_PER_2M, state.direct_map.page_states(first, 2 * WINDOW_REGIONS)))
 
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, regions=True, outputs=[png, svg], on_state=keep_pages)
+    snapshot = watched_snapshot(ctx, duration_s, source, regions=True, outputs=[png, svg], on_state=keep_pages)
     picture = MapPicture(snapshot, ranges=ranges, around_pfn=around_pfn, pages=pages[0] if pages else None, window_regions=WINDOW_REGIONS)
     if png:
         picture.write_png(png)

@@ -16,6 +16,7 @@ import click
 from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
+from uaptrace.commands.sources import SnapshotSource, replay_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED
 from uaptrace.exporter.listening import bind
@@ -34,7 +35,7 @@ _SERVER = "uaptrace.exporter.server"
 @click.option(
     "--web.config.file", "web_config", type=click.Path(path_type=Path), metavar="FILE", help="TLS and passwords (docs/serving.md)."
 )
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Serve a recording instead of tracing.")
+@replay_option
 @click.option("--speed", type=SPEED, help="With --replay: recorded seconds a second; all at once without it.")
 @ready_file_option
 @tracing_options
@@ -72,20 +73,18 @@ def serve(
 
 def _serve_recording(path: Path, speed: float | None, listen: str, config: ConfigWatch | None, ready_path: Path | None) -> None:
     from uaptrace.exporter.server import serve as serve_endpoint
-    from uaptrace.session.replay import ReplaySource
 
-    source = ReplaySource(path, speed, budget_s=None)
     lock = threading.Lock()
-
-    def feed(regions: bool = False) -> Snapshot | None:
-        with lock:
-            source.want_regions(regions)
-            return source.latest()
-
     stopped = threading.Event()
-    endpoint = serve_endpoint(feed, listen, config, region_feed=lambda: feed(True))
-    with contextlib.closing(source), endpoint as server, stopped_by_signals(stopped.set):
-        click.echo(f"serving on {server.url}", err=True)
-        if ready_path is not None:
-            touch(ready_path)
-        stopped.wait()
+    with SnapshotSource(replay=path).opened(speed) as feed:
+
+        def latest(regions: bool = False) -> Snapshot | None:
+            with lock:
+                feed.want_regions(regions)
+                return feed.latest()
+
+        with serve_endpoint(latest, listen, config, region_feed=lambda: latest(True)) as server, stopped_by_signals(stopped.set):
+            click.echo(f"serving on {server.url}", err=True)
+            if ready_path is not None:
+                touch(ready_path)
+            stopped.wait()

@@ -13,7 +13,7 @@ import click
 from uaptrace.commands.live import tracing_options
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file_option
-from uaptrace.commands.remote import connect_option
+from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
@@ -31,9 +31,7 @@ from uaptrace.commands.watching import watched_snapshot
 @click.option("--stacks", is_flag=True, help="With whole stacks.")
 @click.option("--folded", type=click.Path(path_type=Path), metavar="FILE", help="Write folded stacks for a flame graph.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@connect_option
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="From a recording.")
-@click.option("--at", "at_text", metavar="TIME", help="With --replay: at 90, 1:30, 50% or end.")
+@source_options
 @ready_file_option
 @tracing_options
 @click.pass_context
@@ -44,9 +42,7 @@ def splits(
     stacks: bool,
     folded: Path | None,
     as_json: bool,
-    connect: str | None,
-    replay: Path | None,
-    at_text: str | None,
+    source: SnapshotSource,
     ready_path: Path | None,
 ) -> None:
     """Who split large mappings, when, and by which call path."""
@@ -54,8 +50,8 @@ def splits(
     from uaptrace.reports.documents import GroupBy, splits_to_json
     from uaptrace.reports.text import folded_stacks, splits_to_text
 
-    check_files([folded], recordings=[replay], ready_file=ready_path)
-    snapshot = watched_snapshot(ctx, duration_s, replay, at_text, connect, ready_path=ready_path, outputs=[folded])
+    check_files([folded], recordings=[source.replay], ready_file=ready_path)
+    snapshot = watched_snapshot(ctx, duration_s, source, ready_path=ready_path, outputs=[folded])
     grouping = cast("GroupBy", group_by)
     if folded:
         write_whole(folded, folded_stacks(snapshot).encode(errors="replace"))

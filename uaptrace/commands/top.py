@@ -17,7 +17,6 @@ import click
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.commands.live import (
-    LiveFeed,
     live_session,
     loader_options,
     running,
@@ -26,9 +25,10 @@ from uaptrace.commands.live import (
 )
 from uaptrace.commands.outputs import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
-from uaptrace.commands.remote import connect_option, open_feed
+from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED, seconds
+from uaptrace.commands.watching import present
 from uaptrace.exporter.listening import bind
 from uaptrace.process.streams import check_terminal
 
@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 @click.option("--once", is_flag=True, help="Print one snapshot after --interval, for scripts.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: as JSON (docs/json.md).")
 @click.option("--interval", "interval_s", type=seconds(0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
-@connect_option
-@click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Show a recording.")
+@source_options
 @click.option("--speed", type=SPEED, default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
-@click.option("--at", "at_text", metavar="TIME", help="With --replay: begin at 90, 1:30, 50% or end.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint too.")
 @ready_file_option
 @tracing_options
@@ -53,33 +51,27 @@ def top(
     once: bool,
     as_json: bool,
     interval_s: float,
-    connect: str | None,
-    replay: Path | None,
+    source: SnapshotSource,
     speed: float,
-    at_text: str | None,
     listen: str | None,
     ready_path: Path | None,
 ) -> None:
     """The direct map by mapping size, the unmapped cache by order, who did it, and whether the figures are exact."""
     if as_json and not once:
         raise UsageError("--json goes with --once")
-    if connect and replay:
-        raise UsageError("--connect and --replay exclude each other")
-    if at_text and not replay:
-        raise UsageError("--at goes with --replay")
-    if ready_path and (replay or connect):
-        raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
-    if listen and (replay or connect):
+    source.check(ready_file=ready_path)
+    if listen and not source.live:
         raise UsageError("--listen goes with tracing; uaptrace serve --replay serves a recording")
-    check_files(recordings=[replay], ready_file=ready_path)
+    check_files(recordings=[source.replay], ready_file=ready_path)
     if not once:
         check_terminal()
-    if replay is not None:
-        _replay(replay, speed, at_text, once, as_json)
-    elif connect is not None:
-        _remote(connect, interval_s, once, as_json)
-    else:
+    if source.live:
         _live(ctx, interval_s, once, as_json, listen, ready_path)
+    elif once:
+        _print_once(source, interval_s, as_json)
+    else:
+        with source.opened(speed, screen=True) as feed:
+            _screen(feed, feed if source.replay is not None else None, interval_s)
 
 
 def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, listen: str | None, ready_path: Path | None) -> None:
@@ -101,33 +93,20 @@ def _live(ctx: click.Context, interval_s: float, once: bool, as_json: bool, list
                 _print(session.finish(), first, as_json)
             return
         with running(session, interval_s):
+            from uaptrace.session.loop import LiveFeed
+
             ready()
             _screen(LiveFeed(session), None, interval_s)
 
 
-def _remote(connect: str, interval_s: float, once: bool, as_json: bool) -> None:
-    feed = open_feed(connect)
-    if once:
-        first = feed.latest()
-        time.sleep(interval_s)
+def _print_once(source: SnapshotSource, interval_s: float, as_json: bool) -> None:
+    with source.opened() as feed:
+        first = None
+        if source.connect is not None:
+            # Rates need two snapshots of a daemon that goes on; a recording stands where --at put it.
+            first = feed.latest()
+            time.sleep(interval_s)
         _print(feed.latest() or first, first, as_json)
-        return
-    _screen(feed, None, interval_s)
-
-
-def _replay(path: Path, speed: float, at_text: str | None, once: bool, as_json: bool) -> None:
-    from uaptrace.session.replay import ReplaySource
-    from uaptrace.tui.feed import parse_position
-
-    with contextlib.closing(ReplaySource(path, None if once and at_text is None else speed, budget_s=None if once else 0.2)) as source:
-        if at_text is not None:
-            if once:
-                source.pause(True)
-            source.jump(parse_position(at_text, 0.0, source.length_s))
-        if once:
-            _print(source.latest(), None, as_json)
-            return
-        _screen(source, source, 0.5)
 
 
 def _screen(feed: Any, control: Any, interval_s: float) -> None:
@@ -137,17 +116,16 @@ def _screen(feed: Any, control: Any, interval_s: float) -> None:
 
 
 def _print(snapshot: Snapshot | None, earlier: Snapshot | None, as_json: bool) -> None:
-    if snapshot is None:
-        raise UsageError("there is no snapshot yet: the daemon is still reading the page tables; try again")
+    shown = present(snapshot)
     if as_json:
         from uaptrace.reports.documents import snapshot_to_json
 
-        click.echo(json.dumps(snapshot_to_json(snapshot, earlier)))
+        click.echo(json.dumps(snapshot_to_json(shown, earlier)))
     else:
         from uaptrace.reports.text import snapshot_to_text
 
         width = shutil.get_terminal_size((80, 24)).columns
-        click.echo(snapshot_to_text(snapshot, earlier, width=width))
+        click.echo(snapshot_to_text(shown, earlier, width=width))
 
 
 @contextlib.contextmanager

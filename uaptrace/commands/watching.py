@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from uaptrace.abi.errors import UsageError
 from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.commands.ready import ready_file
-from uaptrace.commands.remote import open_feed
+from uaptrace.commands.sources import SnapshotSource
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 def watched_snapshot(
     ctx: click.Context,
     duration_s: float | None,
-    replay: Path | None = None,
-    at_text: str | None = None,
-    connect: str | None = None,
+    source: SnapshotSource,
     *,
     regions: bool = False,
     ready_path: Path | None = None,
@@ -37,24 +34,12 @@ def watched_snapshot(
 ) -> Snapshot:
     """The snapshot to show. Live: after ``duration_s`` seconds (None: until SIGINT or SIGTERM), and then
     ``on_state`` is given the model behind it. ``auto_hook``: see loader_options(). ``outputs``: what its user will write afterwards."""
-    if ready_path is not None and (replay is not None or connect is not None):
-        raise UsageError("--ready-file goes with tracing, not with --replay or --connect")
-    if replay is not None and connect is not None:
-        raise UsageError("--connect and --replay exclude each other")
-    if at_text is not None and replay is None:
-        raise UsageError("--at goes with --replay")
+    source.check(ready_file=ready_path)
     snapshot: Snapshot | None
-    if replay is not None:
-        from uaptrace.session.replay import ReplaySource
-        from uaptrace.tui.feed import parse_position
-
-        with contextlib.closing(ReplaySource(replay, None if at_text is None else 1.0, budget_s=None, regions=regions)) as source:
-            if at_text is not None:
-                source.pause(True)
-                source.jump(parse_position(at_text, 0.0, source.length_s))
-            snapshot = source.latest()
-    elif connect is not None:
-        snapshot = open_feed(connect).latest(regions=regions)
+    if not source.live:
+        with source.opened() as feed:
+            feed.want_regions(regions)
+            snapshot = feed.latest()
     else:
         with (
             ready_file(ready_path) as ready,
@@ -68,6 +53,11 @@ def watched_snapshot(
                 snapshot = session.finish()
             if on_state is not None:
                 on_state(session.state)
+    return present(snapshot)
+
+
+def present(snapshot: Snapshot | None) -> Snapshot:
+    """The snapshot. Raises UsageError where there is none yet."""
     if snapshot is None:
         raise UsageError("there is no snapshot yet: the daemon is still reading the page tables; try again")
     return snapshot

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loop needs of a kernel that is traced: the running one, or a made-up one in tests."""
+"""What the loop needs of a kernel that is traced: the running one, or a made-up one in tests.
+
+This is the protocol below the model: updates, and readings when the loop asks for them. What views need, above the model, is
+uaptrace.model.feed.SnapshotFeed. A recording has no kernel that could answer a reading: session.replay plays its updates, in their
+order, into the model itself.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final, Generic, Protocol, TypeVar
 
 from uaptrace.abi.errors import UaptraceError
+from uaptrace.model.feed import FeedEndedError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import CountersReading, Records, Update
@@ -289,6 +290,31 @@ class Session(Generic[AnyFeed]):
                 self._want_rows = False
             self._lock.notify_all()
         return snapshot
+
+
+class LiveFeed:
+    """A session that runs in another thread, as a SnapshotFeed."""
+
+    def __init__(self, session: Session[Feed]) -> None:
+        self._session = session
+
+    def latest(self) -> Snapshot | None:
+        """The last snapshot that was published. Raises FeedEndedError where the loop has ended by itself."""
+        if self._session.ended:
+            raise FeedEndedError(self._session.ended)
+        return self._session.latest()
+
+    def waiting_for(self) -> str:
+        """What the first snapshot waits for."""
+        return "the page tables are being read"
+
+    def want_regions(self, wanted: bool) -> None:
+        """Whether snapshots have ``regions``."""
+        self._session.keep_regions = wanted
+
+    def close(self) -> None:
+        """Stop the session."""
+        self._session.stop()
 
 
 def aged(snapshot: Snapshot, age_s: float) -> Snapshot:

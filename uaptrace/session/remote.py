@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a running daemon, fetched from its endpoint: what ``uaptrace top --connect HOST:PORT`` shows."""
+"""A daemon elsewhere as a SnapshotFeed (uaptrace.model.feed): the snapshots that its endpoint serves, for ``--connect``."""
 
 from __future__ import annotations
 
@@ -93,16 +93,14 @@ class RemoteFeed:
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self._end_s = 0.0
+        self._regions = False
         self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         if credentials is not None:
             self._headers["Authorization"] = "Basic " + base64.b64encode(":".join(credentials).encode()).decode()
 
-    def latest(self, *, regions: bool = False) -> Snapshot | None:
-        """The newest state; None while the daemon has none yet. Raises RemoteError.
-
-        ``regions``: with the direct map region by region, for pictures.
-        """
-        path = "/snapshot?regions=1" if regions else "/snapshot"
+    def latest(self) -> Snapshot | None:
+        """The newest state; None while the daemon has none yet. Raises RemoteError."""
+        path = "/snapshot?regions=1" if self._regions else "/snapshot"
         kept = self._connection.sock is not None
         self._end_s = time.monotonic() + self._deadline_s
         try:
@@ -124,6 +122,14 @@ class RemoteFeed:
         if status != 200:
             raise RemoteError(f"{self._name} answered {status}: is it uaptrace serve that listens there?")
         return decode_snapshot(body)
+
+    def waiting_for(self) -> str:
+        """What the first snapshot waits for."""
+        return f"{self._name} is reading its page tables"
+
+    def want_regions(self, wanted: bool) -> None:
+        """Whether snapshots have ``regions``. They are many times as large with them."""
+        self._regions = wanted
 
     def close(self) -> None:
         """Close the connection."""

@@ -62,7 +62,8 @@ class ReplaySource:
     ``speed``: recorded seconds for each second; None: everything at once. ``at``: seconds since the start to begin at.
     ``clock``: seconds, monotonic; ``budget_s``: longest time that one ``latest()`` may take; None: as long as it needs.
     ``keep_checkpoints``: keep copies of the state on the way, so that going back is quick.
-    It is a Feed, a ReplayControl and a RegionsOnDemand of uaptrace.tui.feed. RecordingError where the recording cannot be read.
+    It is a SnapshotFeed (uaptrace.model.feed) and a ReplayControl (uaptrace.tui.time_control).
+    RecordingError where the recording cannot be read.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class ReplaySource:
         self._target_ns = min(self._anchor_ns, self.end_ns)
         self._stale = True
 
-    # A feed
+    # A SnapshotFeed
 
     def latest(self) -> Snapshot | None:
         """The state at the position that is due now; the snapshot before it while the way there still takes time."""

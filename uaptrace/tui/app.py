@@ -17,12 +17,13 @@ from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher, Input, Static
 
 from uaptrace.abi.errors import UaptraceError
-from uaptrace.tui.feed import ExplainsWaiting, Feed, FeedEndedError, RegionsOnDemand, ReplayControl, parse_position
+from uaptrace.model.feed import FeedEndedError, SnapshotFeed
 from uaptrace.tui.help import help_lines
 from uaptrace.tui.panes import LinesScreen, MapPane, OverviewPane, Picture, TablePane, split_detail
 from uaptrace.tui.styles import RICH
 from uaptrace.tui.tables import PROCESSES, splits_table
 from uaptrace.tui.terminal import Ending, ScreenDriver, hung_up
+from uaptrace.tui.time_control import ReplayControl, parse_position
 from uaptrace.views import panels, words
 from uaptrace.views.rates import History
 
@@ -31,7 +32,7 @@ _HANG_UP_S: Final = 0.5
 """How often it is looked whether the terminal is still there."""
 
 
-def show(feed: Feed, replay: ReplayControl | None = None, *, refresh_s: float) -> None:
+def show(feed: SnapshotFeed, replay: ReplayControl | None = None, *, refresh_s: float) -> None:
     """Show the screen until its user leaves it. Raises what ended it; SystemExit with 128 + N after signal N."""
     app = TopApp(feed, replay, refresh_s=refresh_s)
     try:
@@ -85,7 +86,7 @@ class TopApp(App[None]):
         Binding("right", "step(1)", show=False, priority=True),
     ]
 
-    def __init__(self, feed: Feed, replay: ReplayControl | None = None, *, refresh_s: float = 0.5, view: str = "overview") -> None:
+    def __init__(self, feed: SnapshotFeed, replay: ReplayControl | None = None, *, refresh_s: float = 0.5, view: str = "overview") -> None:
         """``refresh_s``: how often the feed is asked. ``view``: one of VIEWS, shown first."""
         super().__init__(driver_class=ScreenDriver)
         self.ending = Ending()
@@ -198,8 +199,7 @@ class TopApp(App[None]):
         (pane.data if isinstance(pane, TablePane) else pane).focus()
 
     def _want_regions(self) -> None:
-        if isinstance(self._feed, RegionsOnDemand):
-            self._feed.want_regions(self._view == "map")
+        self._feed.want_regions(self._view == "map")
 
     # Header and footer
 
@@ -211,8 +211,7 @@ class TopApp(App[None]):
             self._top.update(header)
             self._bottom.update(self._footer(width))
         if self._picture is None:
-            what = self._feed.waiting_for() if isinstance(self._feed, ExplainsWaiting) else "the session to start"
-            text = self._trouble or f"Waiting for the first snapshot: {what} …"
+            text = self._trouble or f"Waiting for the first snapshot: {self._feed.waiting_for()} …"
             self._waiting.update(Text(text))
 
     def _header(self, width: int) -> Text:

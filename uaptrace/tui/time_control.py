@@ -1,47 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the screen needs from a session: the newest snapshot, and in a replay the control of time.
-
-The screen calls these from its own thread; an implementation must return at once and lets no one wait.
-"""
+"""The control of time that a replay gives the screen, and how a moment is written."""
 
 from __future__ import annotations
 
 import re
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from uaptrace.abi.errors import UaptraceError, UsageError
-from uaptrace.model.snapshot import Snapshot
-
-
-class FeedEndedError(UaptraceError):
-    """There will be no other snapshot: what made them has ended, and says itself why."""
-
-
-class Feed(Protocol):
-    """Where snapshots come from."""
-
-    def latest(self) -> Snapshot | None:
-        """The newest snapshot; the same object as before where there is no newer one; None before the first.
-
-        May raise UaptraceError (the connection to a daemon is lost): the screen says so, keeps its last picture and asks again.
-        After FeedEndedError it ends.
-        """
-
-
-@runtime_checkable
-class ExplainsWaiting(Protocol):
-    """A feed that can say what the first snapshot waits for."""
-
-    def waiting_for(self) -> str:
-        """A short phrase: ``the BPF programs are being loaded (3 of 7)``."""
-
-
-@runtime_checkable
-class RegionsOnDemand(Protocol):
-    """A feed that leaves the region table out of its snapshots until the map is looked at."""
-
-    def want_regions(self, wanted: bool) -> None:
-        """Whether the next snapshots should have ``regions``."""
+from uaptrace.abi.errors import UsageError
 
 
 class ReplayControl(Protocol):
