@@ -28,8 +28,8 @@ SOURCES: Final = (
     "setup.py",
     "uaptrace/model/loops.py",
     "uaptrace/model/loops.pxd",
-    "uaptrace/policies/engine.py",
     "uaptrace/policies/engine.pxd",
+    *(f"uaptrace/policies/{name}.py" for name in ("engine_state", "page_allocator", "mappings", "caches", "engine")),
 )
 
 

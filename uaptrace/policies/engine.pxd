@@ -5,13 +5,13 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
 cimport cython
 
-cdef int64_t _NR_ORDERS, _TOP, _PMD, _REGION, _GIGA, _K4, _M2, _G1, _ABSENT, _DEFAULT, _OTHER_PERMISSION, _UNMOVABLE, _MOVABLE
-cdef int64_t _RECLAIMABLE, _UNMAPPED, _CACHE_LISTS, _PAGE_LIST, _NONE, _MIGRATE, _GROUPED, _PKS, _POOL, _PUBLISHED, _INTENDED, _WHOLE
-cdef int64_t _ALLOCATE, _FREE, _CHANGE, _CHANGE_RANGE, _RESTORE_RANGE, _SHRINK, _CLOSE, _HIDDEN, _ORDINARY, _FIXED, _IN_USE
-cdef int64_t _C_SPLIT_2M, _C_SPLIT_1G, _C_OPERATIONS, _C_PAGES_CHANGED, _C_FLUSHES, _C_TOUCHED, _C_TOUCHED_NOW, _C_STRANDED, _C_4K
-cdef int64_t _C_2M, _C_1G, _C_CACHE, _C_CACHE_PEAK, _C_HELD, _C_FAILED, _C_EXPOSED, _C_CAPTURED, _C_MIGRATED, _C_FALLBACKS, _C_ASKED
-cdef int64_t _C_RELEASED, _C_CHANGED, _C_OUTSIDE, _C_QUEUE, _C_CMA, _C_HITS, _C_REQUESTS, _C_REFILLS, _C_RELEASES, _RECLAIM_ROUNDS
-cdef int64_t _RECLAIM_BATCH, _HELD_BLOCK, _HELD_PAGES, _HELD_ORDINARY, _HELD_RECORDED
+cdef int64_t NR_ORDERS, TOP, PMD, REGION, GIGA, K4, M2, G1, ABSENT, DEFAULT, OTHER_PERMISSION, UNMOVABLE, MOVABLE
+cdef int64_t RECLAIMABLE, UNMAPPED, CACHE_LISTS, PAGE_LIST, NONE, MIGRATE, GROUPED, PKS, POOL, PUBLISHED, INTENDED, WHOLE
+cdef int64_t ALLOCATE, FREE, CHANGE, CHANGE_RANGE, RESTORE_RANGE, SHRINK, CLOSE, HIDDEN, ORDINARY, FIXED, IN_USE
+cdef int64_t C_SPLIT_2M, C_SPLIT_1G, C_OPERATIONS, C_PAGES_CHANGED, C_FLUSHES, C_TOUCHED, C_TOUCHED_NOW, C_STRANDED, C_4K
+cdef int64_t C_2M, C_1G, C_CACHE, C_CACHE_PEAK, C_HELD, C_FAILED, C_EXPOSED, C_CAPTURED, C_MIGRATED, C_FALLBACKS, C_ASKED
+cdef int64_t C_RELEASED, C_CHANGED, C_OUTSIDE, C_QUEUE, C_CMA, C_HITS, C_REQUESTS, C_REFILLS, C_RELEASES, RECLAIM_ROUNDS
+cdef int64_t RECLAIM_BATCH, HELD_BLOCK, HELD_PAGES, HELD_ORDINARY, HELD_RECORDED
 
 cdef class Engine:
     cdef int64_t nr_pages, nr_regions, nr_refills
@@ -21,19 +21,19 @@ cdef class Engine:
     cdef int64_t[::1] zfree, cfree, slot, owner_held, counts, refill_pfn, refill_order
 
 @cython.locals(first=int64_t)
-cdef void _add(Engine s, int64_t head, int64_t page) noexcept
+cdef void add_page(Engine s, int64_t head, int64_t page) noexcept
 @cython.locals(last=int64_t)
-cdef void _add_tail(Engine s, int64_t head, int64_t page) noexcept
+cdef void add_page_tail(Engine s, int64_t head, int64_t page) noexcept
 @cython.locals(after=int64_t, before=int64_t)
-cdef void _remove(Engine s, int64_t page) noexcept
+cdef void remove_page(Engine s, int64_t page) noexcept
 @cython.locals(head=int64_t)
-cdef void _zone_add(Engine s, int64_t page, int64_t order, int64_t kind, bint tail) noexcept
-cdef void _zone_remove(Engine s, int64_t page) noexcept
-cdef void _zone_expand(Engine s, int64_t page, int64_t low, int64_t high, int64_t kind) noexcept
+cdef void zone_add(Engine s, int64_t page, int64_t order, int64_t kind, bint tail) noexcept
+cdef void zone_remove(Engine s, int64_t page) noexcept
+cdef void zone_expand(Engine s, int64_t page, int64_t low, int64_t high, int64_t kind) noexcept
 @cython.locals(current=int64_t, nr_pages=int64_t, page=int64_t)
-cdef int64_t _zone_smallest(Engine s, int64_t order, int64_t kind) noexcept
+cdef int64_t zone_smallest(Engine s, int64_t order, int64_t kind) noexcept
 @cython.locals(end=int64_t, moved=int64_t, nr_pages=int64_t, order=int64_t)
-cdef int64_t _move_block(Engine s, int64_t page, int64_t kind) noexcept
+cdef int64_t move_block(Engine s, int64_t page, int64_t kind) noexcept
 cdef int64_t _fallback_type(int64_t kind, int64_t i) noexcept
 @cython.locals(block=int64_t, moved=int64_t, nr_pages=int64_t)
 cdef void _zone_steal(Engine s, int64_t page, int64_t order, int64_t kind, bint whole) noexcept
@@ -49,46 +49,46 @@ cdef void _split_1g(Engine s, int64_t region) noexcept
 @cython.locals(after=int64_t)
 cdef void _note(Engine s, int64_t region, int64_t before, int64_t stranded) noexcept
 @cython.locals(before=int64_t, old=int64_t, region=int64_t, stranded=int64_t)
-cdef bint _set_page(Engine s, int64_t page, int64_t value) noexcept
+cdef bint set_page(Engine s, int64_t page, int64_t value) noexcept
 @cython.locals(before=int64_t, differing=int32_t, first=int64_t, page=int64_t, stranded=int64_t)
 cdef void _set_region(Engine s, int64_t region, int64_t value, bint split_1g) noexcept
 @cython.locals(aligned=bint, end=int64_t, giga=int64_t, i=int64_t, page=int64_t, region=int64_t, whole=bint)
-cdef void _set_range(Engine s, int64_t first, int64_t nr_pages, int64_t value) noexcept
+cdef void set_range(Engine s, int64_t first, int64_t nr_pages, int64_t value) noexcept
 @cython.locals(old=int64_t)
-cdef bint _default_page(Engine s, int64_t page) noexcept
+cdef bint default_page(Engine s, int64_t page) noexcept
 @cython.locals(flush=bint, i=int64_t)
-cdef void _default_pages(Engine s, int64_t page, int64_t nr_pages) noexcept
+cdef void default_pages(Engine s, int64_t page, int64_t nr_pages) noexcept
 @cython.locals(i=int64_t)
-cdef void _hide_pages(Engine s, int64_t page, int64_t nr_pages) noexcept
+cdef void hide_pages(Engine s, int64_t page, int64_t nr_pages) noexcept
 cdef void _cache_add(Engine s, int64_t page, int64_t order) noexcept
 cdef void _cache_remove(Engine s, int64_t page) noexcept
 @cython.locals(buddy=int64_t)
-cdef void _cache_free(Engine s, int64_t page, int64_t order) noexcept
+cdef void cache_free(Engine s, int64_t page, int64_t order) noexcept
 @cython.locals(inside=int64_t, larger=int64_t)
-cdef bint _cache_has(Engine s, int64_t page, int64_t order) noexcept
+cdef bint cache_has(Engine s, int64_t page, int64_t order) noexcept
 @cython.locals(current=int64_t, high=int64_t, nr_pages=int64_t, page=int64_t)
-cdef int64_t _cache_smallest(Engine s, int64_t order) noexcept
+cdef int64_t cache_smallest(Engine s, int64_t order) noexcept
 @cython.locals(chunk=int64_t, page=int64_t, published=bint, queue=int64_t)
-cdef bint _cache_refill(Engine s, int64_t order, int64_t design) noexcept
+cdef bint cache_refill(Engine s, int64_t order, int64_t design) noexcept
 @cython.locals(flush=bint, i=int64_t, nr_pages=int64_t, order=int64_t, published=bint)
 cdef int64_t _cache_release(Engine s, int64_t page, int64_t design) noexcept
 @cython.locals(freed=int64_t, nr_pages=int64_t, order=int64_t, page=int64_t, published=bint, released=int64_t)
-cdef int64_t _cache_shrink(Engine s, int64_t wanted, int64_t design) noexcept
-cdef void _list_put(Engine s, int64_t page) noexcept
+cdef int64_t cache_shrink(Engine s, int64_t wanted, int64_t design) noexcept
+cdef void list_put(Engine s, int64_t page) noexcept
 @cython.locals(i=int64_t, nr_pages=int64_t, page=int64_t)
-cdef int64_t _list_take(Engine s, bint protect) noexcept
+cdef int64_t list_take(Engine s, bint protect) noexcept
 @cython.locals(nr_pages=int64_t, page=int64_t, released=int64_t)
-cdef int64_t _list_shrink(Engine s, int64_t wanted) noexcept
+cdef int64_t list_shrink(Engine s, int64_t wanted) noexcept
 @cython.locals(_=int64_t, last=int64_t, occupied=int64_t, page=int64_t, region=int64_t)
 cdef int64_t _pool_chunk(Engine s) noexcept
 @cython.locals(first=int64_t, i=int64_t, page=int64_t, region=int64_t)
-cdef int64_t _pool_take(Engine s, int64_t owner) noexcept
+cdef int64_t pool_take(Engine s, int64_t owner) noexcept
 @cython.locals(region=int64_t)
 cdef void _pool_destroy(Engine s, int64_t owner) noexcept
-cdef void _pool_put(Engine s, int64_t owner, int64_t page) noexcept
-cdef void _pool_close(Engine s, int64_t owner) noexcept
+cdef void pool_put(Engine s, int64_t owner, int64_t page) noexcept
+cdef void pool_close(Engine s, int64_t owner) noexcept
 @cython.locals(block=int64_t, current=int64_t, i=int64_t, keep=int64_t, kind=int64_t, nr_pages=int64_t, page=int64_t)
-cdef int64_t _migrate_allocate(Engine s, int64_t order) noexcept
+cdef int64_t migrate_allocate(Engine s, int64_t order) noexcept
 @cython.locals(released=int64_t)
 cdef int64_t _shrink(Engine s, int64_t design, int64_t wanted) noexcept
 @cython.locals(page=int64_t)
