@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from typing import Final
+from typing import Any, Final
+
+from markupsafe import Markup
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE
 from uaptrace.model.snapshot import Histogram
 from uaptrace.reports.page.gather import Recorded
-from uaptrace.reports.page.parts import (
-    Charts,
-    stack_html,
-    table_html,
-)
+from uaptrace.reports.page.parts import Charts
+from uaptrace.reports.page.rendering import render
 from uaptrace.views import words
 
 LATENCIES: Final = {
@@ -33,10 +31,10 @@ LATENCIES: Final = {
 CACHE_WORDS: Final = "Pages that the cache holds free, by order of the block, and pages that it has handed out."
 
 
-def cache_section(recorded: Recorded, charts: Charts) -> str:
+def cache_section(recorded: Recorded, charts: Charts) -> Markup:
     cache = recorded.end.cache
     if cache is None:
-        return '<p class="none">This kernel has no unmapped cache (unmapped_pages_alloc is not there).</p>'
+        return render("cache", known=False)
     points = [p for p in recorded.points if p.cache_free is not None]
     orders = [o for o in range(NR_ORDERS) if any(p.cache_free and p.cache_free[o] for p in points)]
     series: list[tuple[str, str, Sequence[float | None]]] = [
@@ -46,16 +44,11 @@ def cache_section(recorded: Recorded, charts: Charts) -> str:
             for o in orders
         ),
     ]
-    out = [charts.add("Pages of the unmapped cache", [p.time_s for p in points], series, "bytes")]
+    chart = charts.add("Pages of the unmapped cache", [p.time_s for p in points], series, "bytes")
     shown = [o for o in range(NR_ORDERS) if any(row[o] for row in (cache.free, cache.cached, cache.released, cache.allocated, cache.freed))]
     rows = [
         (str(o), *(words.number(row[o]) for row in (cache.free, cache.cached, cache.released, cache.allocated, cache.freed))) for o in shown
     ]
-    out.append(
-        table_html(("order", "free now", "cached", "released", "allocated", "freed"), rows)
-        if rows
-        else '<p class="none">It was not used.</p>'
-    )
     hit = words.percent(cache.hits / cache.requests) if cache.requests else words.UNKNOWN
     facts = f"{words.plural(cache.requests, 'request')}, {hit} without a refill; {words.plural(cache.refills, 'refill')}"
     facts += f" ({cache.refill_fallbacks:,} of less than the first order tried), {words.plural(cache.failures, 'failure')}."
@@ -63,12 +56,7 @@ def cache_section(recorded: Recorded, charts: Charts) -> str:
         shrinker = recorded.end.shrinker
         facts += f" The shrinker ran {words.plural(shrinker.runs, 'time')} and gave back {shrinker.released_pages:,} pages"
         facts += f" of {shrinker.asked_pages:,} asked for."
-    out.append(f'<p class="facts">{escape(facts)}</p>')
-    if recorded.end.reconcile_error_blocks:
-        out.append(
-            f'<p class="reason">The rebuilt cache differs from the kernel\'s own rows by {recorded.end.reconcile_error_blocks} blocks.</p>'
-        )
-    return "".join(out)
+    return render("cache", known=True, chart=chart, rows=rows, said=facts, differing_blocks=recorded.end.reconcile_error_blocks)
 
 
 def _order_color(order: int) -> str:
@@ -81,16 +69,12 @@ def _order_color(order: int) -> str:
 LATENCY_WORDS: Final = "Counted in the kernel for every call, in powers of two. Quantiles are upper bounds of their bar."
 
 
-def latency_section(recorded: Recorded) -> str:
-    blocks = []
-    for name, label in LATENCIES.items():
-        histogram = recorded.end.latency.get(name)
-        if histogram is not None and histogram.count:
-            blocks.append(_histogram(label, histogram))
-    return f'<div class="latencies">{"".join(blocks)}</div>' if blocks else '<p class="none">No call was timed.</p>'
+def latency_section(recorded: Recorded) -> Markup:
+    timed = ((label, recorded.end.latency.get(name)) for name, label in LATENCIES.items())
+    return render("latency", histograms=[_histogram(label, found) for label, found in timed if found is not None and found.count])
 
 
-def _histogram(label: str, histogram: Histogram) -> str:
+def _histogram(label: str, histogram: Histogram) -> dict[str, Any]:
     used = [i for i, n in enumerate(histogram.buckets) if n]
     first, last = max(used[0] - 1, 0), min(used[-1] + 1, len(histogram.buckets) - 1)
     most = max(histogram.buckets)
@@ -98,17 +82,17 @@ def _histogram(label: str, histogram: Histogram) -> str:
     for i in range(first, last + 1):
         number = histogram.buckets[i]
         low, high = words.duration(2**i if i else 0), words.duration(2 ** (i + 1))
-        title = f"{low} to {high}: {words.plural(number, 'call')}"
         # A bar that stands for something is never invisible.
-        height = max(100 * number / most, 2) if number else 0
-        bars.append(f'<span title="{escape(title)}"><i style="height:{height:.1f}%"></i></span>')
-    quantiles = " · ".join(f"{q:.0%} ≤ {words.duration(histogram.quantile_ns(q))}" for q in (0.5, 0.99))
-    mean = words.duration(histogram.sum_ns / histogram.count)
-    ends = f"<span>{words.duration(2**first if first else 0)}</span><span>{words.duration(2 ** (last + 1))}</span>"
-    return (
-        f'<div class="latency"><b>{escape(label)}</b><div class="bars">{"".join(bars)}</div><div class="axis">{ends}</div>'
-        f'<p class="facts">{words.plural(histogram.count, "call")} · mean {mean}<br>{quantiles}</p></div>'
-    )
+        percent = max(100 * number / most, 2) if number else 0
+        bars.append({"title": f"{low} to {high}: {words.plural(number, 'call')}", "percent": percent})
+    return {
+        "label": label,
+        "bars": bars,
+        "ends": (words.duration(2**first if first else 0), words.duration(2 ** (last + 1))),
+        "calls": words.plural(histogram.count, "call"),
+        "mean": words.duration(histogram.sum_ns / histogram.count),
+        "quantiles": [f"{q:.0%} ≤ {words.duration(histogram.quantile_ns(q))}" for q in (0.5, 0.99)],
+    }
 
 
 # Audit
@@ -116,29 +100,27 @@ def _histogram(label: str, histogram: Histogram) -> str:
 AUDIT_WORDS: Final = "Invariants of the unmapped cache, held against what the page tables said at each event."
 
 
-def audit_section(recorded: Recorded) -> str:
+_MARKS: Final = {"broken": "bad", "kept": "good", "not checked": "dim"}
+
+
+def audit_section(recorded: Recorded) -> Markup:
     if recorded.end.cache is None:
-        return '<p class="none">This kernel has no unmapped cache to audit.</p>'
+        return render("audit", known=False)
     rows = []
-    details = []
+    violations = []
     for row in recorded.end.audit:
         state = "broken" if row.violated else "kept" if row.checked else "not checked"
-        mark = {"broken": "bad", "kept": "good", "not checked": "dim"}[state]
-        note = f'<br><small class="facts">{escape(row.note)}</small>' if row.note else ""
-        rows.append(
-            (
-                str(row.number),
-                escape(row.title) + note,
-                words.number(row.checked),
-                words.number(row.violated),
-                f'<span class="badge {mark}">{state}</span>',
-            )
-        )
-        details += [
-            f"<li><b>{row.number}</b> pfn {v.pfn:,} ({words.plural(v.nr_pages, 'page')}): "
-            f"expected {escape(v.expected)}, seen {escape(v.seen)}; "
-            f"{escape(v.comm) or 'process'} ({v.tgid}){stack_html(v.stack)}</li>"
+        counted = {"checked": words.number(row.checked), "violated": words.number(row.violated)}
+        rows.append({"number": row.number, "title": row.title, "note": row.note, "state": state, "mark": _MARKS[state], **counted})
+        violations += [
+            {
+                "number": row.number,
+                "pages": f"pfn {v.pfn:,} ({words.plural(v.nr_pages, 'page')})",
+                "expected": v.expected,
+                "seen": v.seen,
+                "process": f"{v.comm or 'process'} ({v.tgid})",
+                "stack": v.stack,
+            }
             for v in row.first[:5]
         ]
-    out = table_html(("", "invariant", "checked", "broken", ""), rows, text_columns=2)
-    return out + (f'<h4>First violations</h4><ul class="violations">{"".join(details)}</ul>' if details else "")
+    return render("audit", known=True, rows=rows, violations=violations)

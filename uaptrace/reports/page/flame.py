@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from html import escape
 from typing import Final, NamedTuple, TypeVar, cast
 
 from uaptrace.model.snapshot import Cause, Snapshot, SplitRow
@@ -78,30 +77,50 @@ def _widen(node: Difference) -> int:
     return node.width
 
 
-def flame_html(snapshot: Snapshot) -> str:
-    """The graph as HTML; empty where nothing was split."""
+class Box(NamedTuple):
+    """A frame as it is drawn: ``left`` and ``width`` in percent. ``style``: more CSS, after a semicolon."""
+
+    name: str
+    depth: int
+    left: float
+    width: float
+    title: str
+    class_: str
+    style: str
+
+
+class Graph(NamedTuple):
+    """``boxes``: each before those below it; none where nothing was split. ``depth``: number of rows."""
+
+    label: str
+    boxes: list[Box]
+    depth: int
+
+
+def flame_graph(snapshot: Snapshot) -> Graph:
+    """Splits of one recording by stack."""
     root = tree(snapshot)
 
-    def box(node: Node) -> _Box:
+    def look(node: Node) -> _Look:
         title = f"{node.name}: {words.plural(node.count, 'split')}, {words.percent(node.count / root.count)}"
-        return _Box(title, f"c-{node.cause.value}" if node.cause else "")
+        return _Look(title, f"c-{node.cause.value}" if node.cause else "")
 
-    return _graph(root, "Splits by stack", lambda node: node.count, box)
+    return _graph(root, "Splits by stack", lambda node: node.count, look)
 
 
-def difference_html(before: Snapshot, after: Snapshot) -> str:
-    """The graph of a difference as HTML; empty where nothing was split in either."""
+def difference_graph(before: Snapshot, after: Snapshot) -> Graph:
+    """What differs between two recordings, by stack."""
 
-    def box(node: Difference) -> _Box:
+    def look(node: Difference) -> _Look:
         change = node.after - node.before
         title = f"{node.name}: {words.plural(node.before, 'split')} in A, {words.number(node.after)} in B ({change:+,})"
         kind = "more" if change > 0 else "fewer" if change else "same"
-        return _Box(title, kind, f";--share:{round(100 * abs(change) / max(node.before, node.after))}%")
+        return _Look(title, kind, f";--share:{round(100 * abs(change) / max(node.before, node.after))}%")
 
-    return _graph(difference(before, after), "Difference of splits by stack", lambda node: node.width, box)
+    return _graph(difference(before, after), "Difference of splits by stack", lambda node: node.width, look)
 
 
-class _Box(NamedTuple):
+class _Look(NamedTuple):
     """How a frame is shown, besides its name and its place."""
 
     title: str
@@ -109,28 +128,22 @@ class _Box(NamedTuple):
     style: str = ""
 
 
-def _graph(root: Frame, label: str, width_of: Callable[[Frame], int], box_of: Callable[[Frame], _Box]) -> str:
+def _graph(root: Frame, label: str, width_of: Callable[[Frame], int], look_of: Callable[[Frame], _Look]) -> Graph:
     total = width_of(root)
+    boxes: list[Box] = []
     if not total:
-        return ""
-    out: list[str] = []
+        return Graph(label, boxes, 0)
 
-    def draw(node: Frame, left: float, depth: int) -> int:
-        """Draw a frame and those below it. Returns the depth of the deepest."""
+    def draw(node: Frame, left: float, depth: int) -> None:
+        """A frame and those below it."""
         width = 100 * width_of(node) / total
         if width < MIN_PERCENT:
-            return depth
-        box = box_of(node)
-        out.append(
-            f'<span class="{" ".join(filter(None, ("f", box.class_)))}" data-d="{depth}" data-l="{left:.4f}" data-w="{width:.4f}" '
-            f'title="{escape(box.title)}" style="left:{left:.4f}%;width:{width:.4f}%;top:calc({depth} * var(--flame-row)){box.style}">'
-            f"{escape(node.name)}</span>"
-        )
-        deepest, at = depth, left
+            return
+        boxes.append(Box(node.name, depth, left, width, *look_of(node)))
+        at = left
         for child in sorted(cast("Iterable[Frame]", node.children.values()), key=lambda c: (-width_of(c), c.name)):
-            deepest = max(deepest, draw(child, at, depth + 1))
+            draw(child, at, depth + 1)
             at += 100 * width_of(child) / total
-        return deepest
 
-    height = f"height:calc({draw(root, 0.0, 0) + 1} * var(--flame-row))"
-    return f'<div class="flame" style="{height}" role="img" aria-label="{label}">{"".join(out)}</div>'
+    draw(root, 0.0, 0)
+    return Graph(label, boxes, max(box.depth for box in boxes) + 1)
