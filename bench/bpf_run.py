@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from uaptrace.ebpf.call import PROG_TEST_RUN, TestRun, bpf
+from uaptrace.ebpf.libbpf import run_program
 
 BPF_DIR = Path(__file__).resolve().parents[1] / "bpf"
 
@@ -16,9 +16,7 @@ BPF_DIR = Path(__file__).resolve().parents[1] / "bpf"
 def run(prog_fd: int, repeat: int = 1, packet: bytes = b"") -> int:
     """Run a loaded program ``repeat`` times over a packet (14 bytes of link header, which the program does not see); what it returned."""
     data = ctypes.create_string_buffer(packet.ljust(64, b"\0"), max(64, len(packet)))
-    args = TestRun(prog_fd=prog_fd, data_size_in=len(data), data_in=ctypes.addressof(data), repeat=repeat)
-    bpf(PROG_TEST_RUN, args)
-    return int(args.retval)
+    return run_program(prog_fd, data=data, repeat=repeat)
 
 
 def why_not() -> str:

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import bpf_run
 from uaptrace.abi.hooks import ALLOC_PAGES_SYMBOLS, SERIES_SYMBOL
-from uaptrace.ebpf.objects import link_program
+from uaptrace.ebpf.libbpf import link_program
 
 PAGE = 4096
 NS_PER_INSTRUCTION = 2

@@ -42,10 +42,10 @@ def test_unknown_is_unknown_in_every_view() -> None:
 
 
 def test_a_kernel_that_refuses_to_run_the_reader_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(bpf_memory, "bpf", refuse)
+    monkeypatch.setattr(bpf_memory, "run_program", refuse)
     with open(os.memfd_create("window"), "r+b") as window:
         window.truncate(bpf_memory.WINDOW_BYTES)
         memory = bpf_memory.BpfMemory(-1, window.fileno())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.cost.pages import CHAIN_READS
-from uaptrace.ebpf.call import PROG_TEST_RUN, TestRun, bpf
+from uaptrace.ebpf.libbpf import run_program
 from uaptrace.loader.attaching import load_unattached
 from uaptrace.loader.program import bpf_folder, cost_text
 from uaptrace.loader.programs import compiled_programs
@@ -50,10 +50,9 @@ class Probe:
     def run(self, chain: int) -> int | None:
         """Nanoseconds for all reads of the chain; None where an address could not be read. Raises CannotTraceError."""
         self._arguments[0] = chain
-        attr = TestRun(prog_fd=self._program, ctx_size_in=ctypes.sizeof(self._arguments), ctx_in=ctypes.addressof(self._arguments))
         try:
-            bpf(PROG_TEST_RUN, attr)
+            failed = run_program(self._program, context=self._arguments)
         except OSError as error:
             raise CannotTraceError(f"the kernel does not run the program that times reads: {error.strerror}") from None
-        ns, failed = np.frombuffer(self._timing, np.uint64, 2).tolist()
-        return None if attr.retval or failed else ns
+        ns, unread = np.frombuffer(self._timing, np.uint64, 2).tolist()
+        return None if failed or unread else ns

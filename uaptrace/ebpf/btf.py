@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from uaptrace.abi.errors import CannotTraceError
+from uaptrace.ebpf.libbpf import library
 
 _KIND_MASK: Final = 0x7F
 _VLEN_MASK: Final = 0xFFFFFF
@@ -30,17 +31,7 @@ class KernelBtf:
     """BTF of the running kernel. Raises CannotTraceError where there is none or libbpf is not installed."""
 
     def __init__(self) -> None:
-        try:
-            lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        except OSError as error:
-            raise CannotTraceError(f"libbpf is not installed ({error}): apt-get install libbpf1") from error
-        lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
-        lib.btf__type_by_id.restype = ctypes.c_void_p
-        lib.btf__name_by_offset.restype = ctypes.c_char_p
-        lib.btf__resolve_size.restype = ctypes.c_int64
-        lib.btf__raw_data.restype = ctypes.c_void_p
-        for name, arguments in _ARGUMENTS.items():
-            getattr(lib, name).argtypes = arguments
+        lib = library()
         self._lib: Any = lib
         self._btf = lib.btf__load_vmlinux_btf()
         if not self._btf:
@@ -167,11 +158,3 @@ def _in_enum(types: bytes, at: int, is_named: Callable[[int], bool]) -> bool:
 
 _MAX_ENUMERATORS: Final = 512
 """More than there are BPF helpers (enum bpf_func_id has 212 in 7.3), which are the most of what is asked for."""
-_ARGUMENTS: Final[dict[str, list[Any]]] = {
-    "btf__find_by_name_kind": [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32],
-    "btf__type_by_id": [ctypes.c_void_p, ctypes.c_uint32],
-    "btf__name_by_offset": [ctypes.c_void_p, ctypes.c_uint32],
-    "btf__resolve_size": [ctypes.c_void_p, ctypes.c_uint32],
-    "btf__raw_data": [ctypes.c_void_p, ctypes.c_void_p],
-    "btf__free": [ctypes.c_void_p],
-}

@@ -3,20 +3,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable
 from typing import Final
 
-from uaptrace.ebpf.call import bpf
+from uaptrace.ebpf import libbpf
 
-_BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _INFO_BYTES: Final = 256
 _RECURSION_MISSES: Final = 208
 """Offset of recursion_misses of bpf_prog_info, since 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented", 5.12)."""
-
-
-class _Attr(ctypes.Structure):
-    _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
 
 
 def object_info(fd: int) -> bytes:
@@ -24,13 +18,10 @@ def object_info(fd: int) -> bytes:
 
     Empty where it says nothing.
     """
-    info = ctypes.create_string_buffer(_INFO_BYTES)
-    attr = _Attr(fd, _INFO_BYTES, ctypes.addressof(info))
     try:
-        bpf(_BPF_OBJ_GET_INFO_BY_FD, attr)
+        return libbpf.object_info(fd, _INFO_BYTES)
     except OSError:
         return b""
-    return info.raw[: attr.info_len]
 
 
 def missed_runs(program_fds: Iterable[int]) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.errors import CannotTraceError
-from uaptrace.ebpf.call import PROG_TEST_RUN, TestRun, bpf
+from uaptrace.ebpf.libbpf import run_program
 
 WINDOW_BYTES: Final = 4096
 
@@ -55,9 +55,8 @@ class BpfMemory:
 
     def _fill(self, start: int) -> None:
         self._address.value = start
-        attr = TestRun(prog_fd=self._program_fd, ctx_size_in=8, ctx_in=ctypes.addressof(self._address))
         try:
-            bpf(PROG_TEST_RUN, attr)
+            failed = run_program(self._program_fd, context=self._address)
         except PermissionError:
             # Before 5.19 this switch refused every command of bpf(), whatever descriptors the process has.
             raise CannotTraceError(
@@ -66,5 +65,5 @@ class BpfMemory:
             ) from None
         except OSError as error:
             raise OSError(error.errno, f"cannot run the program that reads kernel memory: {error.strerror}") from error
-        if attr.retval:
+        if failed:
             raise LookupError(f"kernel memory at {start:#x} cannot be read")

@@ -12,6 +12,7 @@ from typing import Final
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.compiled import Compiled, with_values
 from uaptrace.ebpf.kprobes import attach_kprobe
+from uaptrace.ebpf.libbpf import link_program
 from uaptrace.ebpf.objects import FENTRY as FENTRY_TYPE
 from uaptrace.ebpf.objects import (
     FEXIT,
@@ -21,7 +22,6 @@ from uaptrace.ebpf.objects import (
     Program,
     ProgramRefusedError,
     create_map,
-    link_program,
     load_program,
 )
 from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
