@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import bpf_run
 from uaptrace.abi.hooks import ALLOC_PAGES_SYMBOLS, SERIES_SYMBOL
 from uaptrace.ebpf.libbpf import link_program
+from uaptrace.testhost.work.secret_memory import raise_memlock
 
 PAGE = 4096
 NS_PER_INSTRUCTION = 2
@@ -261,6 +262,7 @@ class SecretFaults(Faults):
 
     def _times_ns(self) -> tuple[int, int]:
         """Of all faults, and of giving the pages back."""
+        raise_memlock()
         libc = ctypes.CDLL(None, use_errno=True)
         fd = libc.syscall(SYS_MEMFD_SECRET, 0)
         if fd < 0:

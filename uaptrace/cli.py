@@ -77,7 +77,7 @@ def _meaning(error: BaseException) -> tuple[int, str]:
             names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
             return UaptraceError.exit_status, ": ".join([*names, error.strerror or str(error) or type(error).__name__])
         case ImportError():
-            return UaptraceError.exit_status, f"a part of uaptrace or of its environment cannot be loaded: {error}"
+            return UaptraceError.exit_status, f"cannot import a module that uaptrace needs: {error}"
         case RuntimeError() if str(error) == "can't start new thread":
             return UaptraceError.exit_status, "no more threads can be started: raise the limit (ulimit -u)"
         case _:

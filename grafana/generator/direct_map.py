@@ -299,7 +299,7 @@ def cache() -> Row:
             ),
             timeseries(
                 "Memory in the cache",
-                "Memory that left the direct map through the cache: handed out to users, and free in the cache (absent, in nobody's use). "
+                "Memory that left the direct map through the cache: handed out to users, and free in the cache (absent and unused). "
                 "Much free memory under memory pressure means that the shrinker does not do its work.",
                 Query(f"4096 * {total(metric('unmapped_cache_handed_out_pages'))}", "handed out"),
                 Query(f"4096 * {total(metric('unmapped_cache_cached_pages'))}", "free in the cache"),

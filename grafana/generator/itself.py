@@ -114,11 +114,11 @@ def exact() -> Row:
             ),
             timeseries(
                 "Lost, per second",
-                "Where something got lost: no room in the ring buffer (by kind of record), records that made no sense, programs that the "
+                "Where something got lost: no room in the ring buffer (by kind of record), records that could not be decoded, programs that the "
                 "kernel did not run, calls that could not be followed. "
                 "Give uaptrace a larger ring buffer or a higher priority.",
                 Query(f"{total(rate(metric('events_lost_total')), 'kind')} > 0", "ring full: {{kind}}"),
-                Query(total(rate(metric("decode_errors_total"))), "made no sense"),
+                Query(total(rate(metric("decode_errors_total"))), "not decoded"),
                 Query(total(rate(metric("missed_runs_total"))), "not run by the kernel"),
                 Query(total(rate(metric("contexts_lost_total"))), "not followed"),
                 unit="eps",
@@ -226,8 +226,8 @@ def cost() -> Row:
             ),
             timeseries(
                 "Connections turned away, per minute",
-                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or somebody who "
-                "tries the door.",
+                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or one that guesses "
+                "passwords.",
                 Query(f"60 * {total(rate(metric('http_connections_dropped_total')), 'reason')}", "{{reason}}"),
                 unit="cpm",
                 width=8,

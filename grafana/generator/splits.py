@@ -41,7 +41,7 @@ def causes() -> Row:
                 "By cause in the time shown",
                 "The six most frequent. The longest bar is what to work on. unmapped_alloc: the unmapped cache refills; secretmem:"
                 " memfd_secret; module: loading"
-                " modules; bpf: JIT images; ftrace, kprobe: tracing; execmem: executable memory, for nobody in particular; kexec: a kernel"
+                " modules; bpf: JIT images; ftrace, kprobe: tracing; execmem: executable memory for several users; kexec: a kernel"
                 " to boot next; confidential: encrypted guests; memory_failure: a page whose memory failed; hibernation: its image;"
                 " driver: graphics and DMA; self: uaptrace; other: anything else.",
                 Query(f"sort_desc(topk(6, {count_of(SPLITS, 'cause')}))", "{{cause}}", instant=True),

@@ -96,7 +96,7 @@ def trust() -> Row:
             ),
             stat(
                 "Lost in the time shown",
-                "Events that found no room in the ring buffer, made no sense, or could not be followed, and calls for which the kernel ran "
+                "Events that found no room in the ring buffer, could not be decoded, or could not be followed, and calls for which the kernel ran "
                 "no program, where it tells. Counters stay right (they are kept in the kernel), detail by process may be missing.",
                 Query(
                     " + ".join(count_of(metric(name)) for name in ("events_lost_total", "decode_errors_total", "contexts_lost_total"))

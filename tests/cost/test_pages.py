@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
@@ -25,6 +25,7 @@ def reading(levels: list[Level], share_present: float = 1.0, seed: int = 0) -> M
     return MapReading(0, 0, 0, np.array(levels, np.uint8), split, pages, complete=True)
 
 
+@settings(deadline=None)
 @given(
     levels=st.lists(st.sampled_from([Level.NONE, Level.K4, Level.M2, Level.G1]), min_size=30, max_size=90),
     share=st.floats(0.3, 1.0),
@@ -66,6 +67,7 @@ def test_too_few_of_either_kind_are_not_compared(level: Level) -> None:
     assert choice.nr_regions[level] == MIN_REGIONS - 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1 << 28), min_size=1, max_size=50), st.integers(0, 99))
 def test_one_line_of_each_page_is_read(pfns: list[int], seed: int) -> None:
     found = addresses(np.array(pfns, np.int64), PAGE_OFFSET, np.random.default_rng(seed))

@@ -151,7 +151,7 @@ def test_a_split_that_the_kernel_counted_and_no_record_explains() -> None:
     time_ns = ring.time_ns + CONFIRM_NS
     compared(state, ring, splits_total={Level.M2: 103, Level.G1: 6}, words={Counter.SPLIT_2M: 1}, time_ns=time_ns)
     state.update(map_reading([2, 1, 1, 1, *[2] * 12], begin_ns=ring.time_ns + 1))
-    assert exactness(state).reasons[0].startswith("hooks are silent: the kernel counted 3 splits that none told of")
+    assert exactness(state).reasons[0].startswith("hooks are silent: the kernel counted 3 splits that none reported")
     assert not state.needs_counters_reading
     assert state.snapshot(0, 0.0).splits.unexplained == {Level.M2: 2, Level.G1: 1}
 

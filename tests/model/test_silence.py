@@ -49,7 +49,7 @@ def test_a_split_that_stays_uncounted_is_one_until_another_is_counted() -> None:
     state = state_of()
     state.update(reading(2 * SECOND, 1, 0))
     state.update(reading(2 * SECOND + CONFIRM_NS, 1, 0))
-    assert "the kernel counted 1 splits that none told of" in reasons(state)
+    assert "the kernel counted 1 splits that none reported" in reasons(state)
     assert state.needs_map_reading == "all"
     state.update(reading(9 * SECOND, 1, 0))
     assert "silent" in reasons(state), "time alone proves nothing"
@@ -100,7 +100,7 @@ def test_splits_that_were_missed_for_a_known_cause_are_no_news_when_it_has_ended
     assert reasons(state) == ""
     state.update(reading(9 * SECOND, 6, 0))
     state.update(reading(11 * SECOND, 6, 0))
-    assert "the kernel counted 1 splits that none told of" in reasons(state)
+    assert "the kernel counted 1 splits that none reported" in reasons(state)
 
 
 def test_a_cause_that_this_version_does_not_know_is_named_as_it_is() -> None:

@@ -74,7 +74,7 @@ def test_other_work_is_not_compared(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_trial_gets_one_line(tmp_path: Path, kept: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/plan.json").write_text(kept)
-    with pytest.raises(UsageError, match="no plan of runs on a host"):
+    with pytest.raises(UsageError, match="is not a plan of runs on a host"):
         join(tmp_path, ())
 
 

@@ -94,7 +94,7 @@ def test_a_trial_that_was_interrupted_says_so() -> None:
     made = outcome(ended()[:2])
     assert not made.is_whole
     assert "--resume" in to_text(made)
-    assert "?" in to_text(made), "one run of each: nobody can tell"
+    assert "?" in to_text(made), "one run of each: not known"
     nothing = judge(plan(), [], [])
     assert "no run gave figures" in to_text(nothing)
 

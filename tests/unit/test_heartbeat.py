@@ -98,7 +98,7 @@ def test_a_page_that_changes_without_a_call_is_found_said_and_read(watch: Watch)
     watch.kernel.hooked = False
     watch.kernel.unmap(5 * PAGES_PER_2M + 7)
     watch.beats(SOON_S)
-    assert "hooks are silent: 1 pages changed that none told of" in watch.reasons()
+    assert "hooks are silent: 1 pages changed that none reported" in watch.reasons()
     assert watch.differing() == 0
     silence = watch.snapshot().silence
     assert silence.active[Silence.UNSEEN_PAGES]
@@ -109,7 +109,7 @@ def test_a_split_that_only_the_kernel_counted_is_found_said_and_read(watch: Watc
     watch.kernel.hooked = False
     watch.kernel.split(12)
     watch.beats(SOON_S)
-    assert "the kernel counted 1 splits that none told of" in watch.reasons()
+    assert "the kernel counted 1 splits that none reported" in watch.reasons()
     assert watch.snapshot().silence.active[Silence.UNSEEN_SPLITS]
     assert watch.differing() == 0
 

@@ -269,7 +269,7 @@ def test_a_recording_shows_the_silence_that_was_there(tmp_path: Path) -> None:
             writer.flush()
     source = ReplaySource(tmp_path / "run.uaptrace", 1.0, clock=Clock(), budget_s=None)
     source.pause()
-    for at_s, said in ((2, ""), (4, "kprobes are switched off"), (6, ""), (8, "5 pages changed that none told of")):
+    for at_s, said in ((2, ""), (4, "kprobes are switched off"), (6, ""), (8, "5 pages changed that none reported")):
         source.jump(at_s - 0.5)
         snapshot = source.latest()
         assert snapshot is not None

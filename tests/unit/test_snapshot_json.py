@@ -161,14 +161,14 @@ def test_an_array_that_unpacks_to_more_than_it_announces_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "wrong", "message"),
     [
-        (("latency", "cache_hit", "buckets", 0), 10**400, "more than 64 bits"),
-        (("time_ns",), -(2**63) - 1, "more than 64 bits"),
-        (("wall_time_s",), float("nan"), "no calendar"),
-        (("wall_time_s",), float("inf"), "no calendar"),
-        (("wall_time_s",), 10**400, "no calendar"),
+        (("latency", "cache_hit", "buckets", 0), 10**400, "out of range"),
+        (("time_ns",), -(2**63) - 1, "out of range"),
+        (("wall_time_s",), float("nan"), "out of range"),
+        (("wall_time_s",), float("inf"), "out of range"),
+        (("wall_time_s",), 10**400, "out of range"),
         (("regions", "level", "length"), MAX_ARRAY_BYTES + 1, "array of"),
         (("regions", "level", "length"), -1, "array of"),
-        (("regions", "level"), {"dtype": "u1", "length": 0, "zlib": "eJwDAAAAAAE="}, "columns of several lengths"),
+        (("regions", "level"), {"dtype": "u1", "length": 0, "zlib": "eJwDAAAAAAE="}, "differ in length"),
         (("regions", "level"), None, "damaged"),
     ],
 )
@@ -187,5 +187,5 @@ def test_a_level_that_there_is_not_is_refused() -> None:
     snapshot = largest_snapshot(nr_regions=8)
     assert snapshot.regions is not None
     odd = replace(snapshot, regions=replace(snapshot.regions, level=np.full(8, 77, np.uint8)))
-    with pytest.raises(SnapshotFormatError, match="a level that there is not"):
+    with pytest.raises(SnapshotFormatError, match="an invalid level"):
         decode_snapshot(encode_snapshot(odd))

@@ -70,10 +70,10 @@ def test_a_descriptor_that_was_closed_or_replaced_is_noticed() -> None:
     switches = HookSwitches({}, FENTRY, links)
     assert switches.off() == {}
     os.close(links[0])
-    assert switches.off() == {Silence.DETACHED.value: "1 of 3 descriptors were closed by somebody"}
+    assert switches.off() == {Silence.DETACHED.value: "1 of 3 descriptors were closed from outside"}
     other = os.open("/dev/null", os.O_RDONLY)
     os.dup2(other, links[1])
-    assert switches.off() == {Silence.DETACHED.value: "2 of 3 descriptors were closed by somebody"}
+    assert switches.off() == {Silence.DETACHED.value: "2 of 3 descriptors were closed from outside"}
     for fd in (other, *links[1:]):
         os.close(fd)
 

@@ -76,7 +76,7 @@ def test_trust_tells_a_fault_from_what_this_kernel_has_no_use_for() -> None:
 
 def test_trust_says_that_hooks_are_and_were_silent() -> None:
     text = plain(panels.health_panel(snapshots.silent(snapshots.make(60)), 100))
-    assert "! hooks are silent: 1,021 pages changed that none told of" in text
+    assert "! hooks are silent: 1,021 pages changed that none reported" in text
     assert "hooks were silent 3 times · 1,021 pages changed unseen, read since" in text
     assert "silent" not in plain(panels.health_panel(snapshots.make(60), 100))
 

@@ -87,7 +87,7 @@ async def test_hooks_that_are_silent_are_in_the_header_and_in_trust() -> None:
     async with running(app, (120, 60)) as pilot:
         text = await poll(app, pilot)
         assert text.splitlines()[0].endswith("! INEXACT")
-        assert "hooks are silent: 1,021 pages changed that none told of" in text
+        assert "hooks are silent: 1,021 pages changed that none reported" in text
         assert "hooks were silent 3 times" in text
 
 

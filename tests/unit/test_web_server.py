@@ -153,7 +153,7 @@ def test_a_remote_view_says_what_is_wrong_in_one_line() -> None:
         assert RemoteFeed("127.0.0.1", server.port).latest() is None
     users = {"a": bcrypt.hashpw(b"b", bcrypt.gensalt(4)).decode()}
     with running(web_config=WebConfig(users=users)) as server:
-        with pytest.raises(RemoteError, match="wants a user name and password"):
+        with pytest.raises(RemoteError, match="requires a user name and password"):
             RemoteFeed("127.0.0.1", server.port).latest()
         assert RemoteFeed("127.0.0.1", server.port, credentials=("a", "b")).latest() == small_snapshot()
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(RemoteError, match="timed out"):

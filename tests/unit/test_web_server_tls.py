@@ -87,8 +87,8 @@ def test_the_commands_reach_a_daemon_that_is_guarded(pki: Pki) -> None:
         assert good.returncode == 0, good.stderr
         assert json.loads(good.stdout)["groups"]
         for target, environment, said in (
-            (f"https://watcher@{address}", {"UAPTRACE_PASSWORD": "wrong"}, "wants a user name and password"),
-            (f"https://{address}", {}, "wants a user name and password"),
+            (f"https://watcher@{address}", {"UAPTRACE_PASSWORD": "wrong"}, "requires a user name and password"),
+            (f"https://{address}", {}, "requires a user name and password"),
             (f"https://watcher@{address}", {}, "set UAPTRACE_PASSWORD"),
             (f"https://watcher:right@{address}", {}, "does not belong on the command line"),
             (f"https://watcher@{address}", {"UAPTRACE_PASSWORD": "right", "SSL_CERT_FILE": os.devnull}, "CERTIFICATE_VERIFY_FAILED"),

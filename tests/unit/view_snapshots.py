@@ -281,7 +281,7 @@ def silent(snapshot: Snapshot) -> Snapshot:
     """The same after kprobes were switched off and on again, and while a silence that nobody explains lasts."""
     found = {silence.value: 0 for silence in Silence} | {Silence.KPROBES_OFF.value: 2, Silence.UNSEEN_PAGES.value: 1}
     active = {silence.value: silence is Silence.UNSEEN_PAGES for silence in Silence}
-    reasons = ("hooks are silent: 1,021 pages changed that none told of; 3 kinds of call are yet to be seen again",)
+    reasons = ("hooks are silent: 1,021 pages changed that none reported; 3 kinds of call are yet to be seen again",)
     return replace(snapshot, exactness=Exactness(False, reasons, START_NS, 3), silence=SilenceView(active, found, 1021))
 
 

@@ -169,7 +169,7 @@ def unmounted(kind: str, path: str) -> tuple[Callable[[Daemon], None], Callable[
 
 SABOTAGES: Final = (
     Sabotage("kprobes switched off", write(KPROBES, "0"), write(KPROBES, "1"), SILENT + "kprobes are switched off", ("kprobe",)),
-    Sabotage("kprobes off for a moment", blink(KPROBES), label=SILENT + ".*that none told of", mechanisms=("kprobe",)),
+    Sabotage("kprobes off for a moment", blink(KPROBES), label=SILENT + ".*that none reported", mechanisms=("kprobe",)),
     Sabotage("kprobes switched off, with fentry", write(KPROBES, "0"), write(KPROBES, "1"), mechanisms=("fentry",)),
     Sabotage("ftrace switched off", write(FTRACE, "0"), write(FTRACE, "1"), SILENT + "ftrace is switched off", ("kprobe",)),
     Sabotage("ftrace switched off, with fentry", write(FTRACE, "0"), write(FTRACE, "1"), mechanisms=("fentry",)),

@@ -93,7 +93,7 @@ HOOKS: Final = (
         unseen="attribute changes", figures=("splits", "cpa"), counters=(Counter.CPA,),
     ),
     Hook(
-        "FLUSH_ALL", ("flush_tlb_all",), Need.DIRECT_MAP, False, "splits: inside the former only a split calls it",
+        "FLUSH_ALL", ("flush_tlb_all",), Need.DIRECT_MAP, False, "splits: within an attribute change only a split calls it",
         unseen="splits", figures=("splits",), counts_alone=(Counter.FLUSH_ALL,),
     ),
     Hook(
@@ -137,7 +137,7 @@ HOOKS: Final = (
         counts_alone=(Counter.REQUEST,),
     ),
     Hook(
-        "ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "the same, whatever becomes of them",
+        "ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "the same, including requests that fail",
         invariants=(1,), counts_alone=(Counter.REQUEST,),
     ),
     Hook("ALLOC_PAGES_COUNT", ALLOC_PAGES_SYMBOLS, Need.OPTIONAL, False, "plain count of allocations", counts_alone=(Counter.ALLOC_PAGES,)),

@@ -21,7 +21,7 @@ from uaptrace.commands.watching import watched_snapshot
 
 
 @click.command(cls=StrictCommand)
-@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds to trace; without it until SIGINT or SIGTERM.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @source_options
 @ready_file_option

@@ -27,10 +27,10 @@ from uaptrace.loader.switches import off_now
 @click.command(cls=StrictCommand)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--compile", "fresh", is_flag=True, help=COMPILE_HELP)
-@click.option("--verbose", is_flag=True, help="With all that the kernel's verifier said of a program that it refused.")
+@click.option("--verbose", is_flag=True, help="With the verifier's whole log of a refused program.")
 @click.pass_context
 def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None:
-    """What this host can do and what not: each program is loaded for real. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
+    """What this host can trace: each program is loaded, and let go again. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
     facts = read_host_facts(wanted_symbols() | set(VARIABLES) | design_symbols())
     shipped = None if fresh else shipped_with(bpf_folder())
     load = partial(load_everything, fresh=fresh)

@@ -21,16 +21,23 @@ _MAX_PAGES: Final = 1 << 20
 
 
 @click.command(cls=StrictCommand)
-@click.option("--rounds", "nr_rounds", type=click.IntRange(10, 100_000), default=50, show_default=True, help="How often all is read.")
+@click.option(
+    "--rounds",
+    "nr_rounds",
+    type=click.IntRange(10, 100_000),
+    default=50,
+    show_default=True,
+    help="Number of rounds; each reads all pages once.",
+)
 @click.option(
     "--pages",
     "max_pages",
     type=click.IntRange(CHAIN_READS, _MAX_PAGES),
     default=32768,
     show_default=True,
-    help="Read in a round at each level, if there are as many: far more than a TLB has entries.",
+    help="Pages to read at each level in a round, if there are as many: far more than a TLB has entries.",
 )
-@click.option("--seed", type=click.IntRange(0, MAX_COUNT), help="Take the same pages in the same order as with this seed before.")
+@click.option("--seed", type=click.IntRange(0, MAX_COUNT), help="Seed for the choice and the order of the pages.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--compile", "fresh", is_flag=True, help=COMPILE_HELP)
 def cost(nr_rounds: int, max_pages: int, seed: int | None, as_json: bool, fresh: bool) -> None:

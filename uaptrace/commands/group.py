@@ -20,17 +20,17 @@ SECTIONS: Final = {
     },
     "Keep and export": {
         "serve": "The scrape endpoint for Prometheus.",
-        "record": "Write a recording that answers questions later.",
+        "record": "Write a recording, to be analysed later.",
         "recording": "What a recording has.",
-        "report": "A page for people out of one recording, or two to compare.",
+        "report": "An HTML report of one recording, or of two compared.",
     },
     "Check": {
         "check": "What this host can do, hook by hook, and how to fix what is missing.",
         "verify": "Compare the live state with an independent reading, page by page.",
         "audit": "Check the invariants of the unmapped cache.",
-        "cost": "What a read of split memory costs on this host.",
-        "whatif": "What each grouping design would have kept.",
-        "trial": "The same work on several kernels, and one table of what came of it.",
+        "cost": "Measure what a read of split memory costs on this host.",
+        "whatif": "What each design would have kept in large mappings.",
+        "trial": "The same workload on several kernels, and one table of the results.",
     },
 }
 """Commands by job, in the order in which help lists them, each with what it is for."""

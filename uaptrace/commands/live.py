@@ -76,7 +76,7 @@ def loader_options(ctx: click.Context, auto_hook: PageAllocHook = PageAllocHook.
 def load_as_root(options: LoaderOptions) -> Loading:
     """Begin to load and attach; one line that says why where this host cannot be traced."""
     if os.geteuid() != 0:
-        raise CannotTraceError("tracing needs root: run it with sudo (uaptrace check says what else this host needs)")
+        raise CannotTraceError("tracing needs root: run it with sudo (uaptrace check says what else is missing)")
     return Loading(options)
 
 

@@ -36,7 +36,7 @@ WINDOW_REGIONS: Final = 16
 @click.option("--zone", "zones", multiple=True, metavar="NAME", help="Only this zone (DMA32, Normal, ...); may be repeated.")
 @click.option("--node", "nodes", multiple=True, type=click.IntRange(0, MAX_COUNT), help="Only this node; may be repeated.")
 @click.option("--around", "around_pfn", type=click.IntRange(0, MAX_PFN), metavar="PFN", help="Page by page around this page.")
-@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Watch for so many seconds first.")
+@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Seconds to trace first.")
 @source_options
 @tracing_options
 @click.pass_context

@@ -28,7 +28,7 @@ ready_file_option = click.option(
     "ready_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Make this file when everything is attached and read.",
+    help="Create this file when all hooks are attached and the baseline is read.",
 )
 
 
@@ -65,7 +65,7 @@ def _maker(path: Path) -> Iterator[Callable[[], None]]:
             answer = b""
         reap()
         if not answer:
-            raise UaptraceError(f"cannot make {path}: the process that was to make it has ended")
+            raise UaptraceError(f"cannot make {path}: the process that creates it has exited")
         if answer != _MADE:
             raise UsageError(answer.decode(errors="replace"))
 

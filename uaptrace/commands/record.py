@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 @click.command(cls=StrictCommand)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write (-: standard output).")
 @click.option("--overwrite", is_flag=True, help="Replace a recording of that name.")
-@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds to trace; without it until SIGINT or SIGTERM.")
 @click.option("--max-size", "max_bytes", type=Size(), help="Begin the next part (FILE.1, ...) at this size.")
-@click.option("--max-age", "max_age_s", type=seconds(1), help="Begin the next part after so many seconds.")
-@click.option("--max-parts", type=click.IntRange(2, MAX_COUNT), help="Keep so many parts.")
+@click.option("--max-age", "max_age_s", type=seconds(1), help="Begin the next part after this number of seconds.")
+@click.option("--max-parts", type=click.IntRange(2, MAX_COUNT), help="Number of parts to keep.")
 @ready_file_option
 @tracing_options
 @click.pass_context
@@ -46,7 +46,7 @@ def record(
     max_parts: int | None,
     ready_path: Path | None,
 ) -> None:
-    """Record every update until the time is over or SIGINT or SIGTERM; the file is readable at any moment."""
+    """Record until --duration is over, or until SIGINT or SIGTERM. The file can be read at any moment."""
     check_files([output], ready_file=ready_path)
     if str(output) == "-" and sys.stdout.isatty():
         raise UsageError("standard output is a terminal: give -o FILE, or send it to a file or a pipe")

@@ -22,9 +22,9 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; standard output without it, or with -."
 )
-@click.option("--format", "format_", type=click.Choice(["html", "md", "json"]), help="By the name of the output where it is not given.")
+@click.option("--format", "format_", type=click.Choice(["html", "md", "json"]), help="Without it, by the name of the output.")
 def report(recordings: tuple[Path, ...], output: Path | None, format_: str | None) -> None:
-    """One self-contained page out of a recording, or out of two to compare.
+    """A self-contained HTML report of one recording, or of two compared.
 
     The page has the direct map as a picture and as a film, mappings and splits over time, stacks, the unmapped cache, latencies, the
     audit, and what was lost. It works offline. The output appears whole or not at all.

@@ -31,7 +31,7 @@ _SERVER = "uaptrace.exporter.server"
 
 
 @click.command(cls=StrictCommand)
-@click.option("--listen", default="127.0.0.1:9970", show_default=True, metavar="ADDRESS:PORT", help="Where to serve.")
+@click.option("--listen", default="127.0.0.1:9970", show_default=True, metavar="ADDRESS:PORT", help="Address and port to listen on.")
 @click.option(
     "--web.config.file", "web_config", type=click.Path(path_type=Path), metavar="FILE", help="TLS and passwords (docs/serving.md)."
 )

@@ -20,15 +20,15 @@ from uaptrace.commands.watching import watched_snapshot
 
 
 @click.command(cls=StrictCommand)
-@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds to trace; without it until SIGINT or SIGTERM.")
 @click.option(
     "--group-by",
     type=click.Choice(["row", "cause", "process", "cgroup", "stack"]),
     default="row",
     show_default=True,
-    help="Put equal ones together.",
+    help="Add up rows that have this in common.",
 )
-@click.option("--stacks", is_flag=True, help="With whole stacks.")
+@click.option("--stacks", is_flag=True, help="Print whole stacks.")
 @click.option("--folded", type=click.Path(path_type=Path), metavar="FILE", help="Write folded stacks for a flame graph.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @source_options

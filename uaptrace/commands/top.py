@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--interval", "interval_s", type=seconds(0.1), default=1.0, show_default=True, help="Seconds between snapshots.")
 @source_options
 @click.option("--speed", type=SPEED, default=1.0, show_default=True, help="With --replay: recorded seconds a second.")
-@click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint too.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Serve the scrape endpoint as well.")
 @ready_file_option
 @tracing_options
 @click.pass_context

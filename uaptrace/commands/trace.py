@@ -20,7 +20,7 @@ from uaptrace.reports.lines import EventPrinter
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each event.")
 @click.option("--replay", type=click.Path(path_type=Path), metavar="FILE", help="Print a recording's events.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds (alloc, free, split, ...); may be repeated.")
-@click.option("--duration", "duration_s", type=seconds(), help="Seconds; until SIGINT or SIGTERM without it.")
+@click.option("--duration", "duration_s", type=seconds(), help="Seconds to trace; without it until SIGINT or SIGTERM.")
 @tracing_options
 @click.pass_context
 def trace(ctx: click.Context, as_json: bool, replay: Path | None, kinds: tuple[str, ...], duration_s: float | None) -> None:

@@ -59,18 +59,22 @@ class _TrialCommand(StrictCommand):
 @click.option("--workload", "workloads", metavar="NAME[:OPTION=VALUE,...]", multiple=True,
               help=f"Work of kernel/workload; several are run one after the other. Default: {_DEFAULT_WORK}.")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of each kernel.")
-@click.option("--seed", type=click.IntRange(0, MAX_COUNT), default=1, show_default=True, help="For work that has an order of chance.")
+@click.option("--seed", type=click.IntRange(0, MAX_COUNT), default=1, show_default=True, help="Seed for workloads with a random order.")
 @click.option("--memory", type=_Memory(), default="2G", show_default=True, help="Of each virtual machine.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Of each virtual machine.")
-@click.option("--timeout", "timeout_s", type=Finite(min=10, max=86400), default=900.0, show_default=True, help="Seconds for one run.")
+@click.option(
+    "--timeout", "timeout_s", type=Finite(min=10, max=86400), default=900.0, show_default=True, help="Time limit of a run, in seconds."
+)
 @click.option("--count-instructions", is_flag=True, help="Count the instructions of the work exactly (emulated, with one CPU).")
-@click.option("--fail-if", "fail_if", metavar="CONDITION", multiple=True, help="Such as 'splits.2m > baseline * 1.1'.")
+@click.option(
+    "--fail-if", "fail_if", metavar="CONDITION", multiple=True, help="Exit status 6 where it is true, such as 'splits.2m > baseline * 1.1'."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help=f"Default: {_FOLDER}, or the next free name.")
-@click.option("--here", metavar="NAME", help="Make the runs on this host, with the kernel that runs now, and call it so.")
-@click.option("--resume", is_flag=True, help="Go on with the trial in DIR; runs that failed are made again.")
+@click.option("--here", metavar="NAME", help="Run on this host, with the kernel that is running, and call it NAME.")
+@click.option("--resume", is_flag=True, help="Continue the trial in DIR; failed runs are repeated.")
 @click.option("--format", "format_", type=click.Choice(["text", "md", "json", "ktap", "junit"]), default="text", show_default=True,
-              help="What goes to standard output. DIR gets them all.")  # fmt: skip
-@click.option("--kconfig-fragment", "kconfig", is_flag=True, help="Print what a kernel's configuration needs, and end.")
+              help="Format on standard output. DIR gets all formats.")  # fmt: skip
+@click.option("--kconfig-fragment", "kconfig", is_flag=True, help="Print the configuration options that a kernel needs, and exit.")
 @click.pass_obj
 def trial(
     command: tuple[str, ...],
@@ -89,7 +93,7 @@ def trial(
     format_: str,
     kconfig: bool,
 ) -> int:
-    """Run the same work on several kernels in virtual machines, and print one table of what came of it.
+    """Run the same workload on several kernels in virtual machines, and print one table of the results.
 
     A kernel is patched (the project's own), patched-6.12, debian-7.3, a kernel image, its .deb or the folder of a kernel's
     build; each with +ARGUMENTS for its command line. The first is what the others are held against.
@@ -116,7 +120,7 @@ def trial(
             raise UsageError("join runs nothing: no command after --")
         return _join(kernels[1:], fail_if, format_)
     if len(kernels) < 2:
-        raise UsageError("name two kernels at least, such as: uaptrace trial debian-6.12 patched-6.12")
+        raise UsageError("give at least two kernels, such as: uaptrace trial debian-6.12 patched-6.12")
     from uaptrace.trial.boot import begin
     from uaptrace.trial.conditions import parse_condition
     from uaptrace.trial.plan import Plan, parse_kernel

@@ -23,7 +23,7 @@ from uaptrace.session.verification import Verdict, counters_verdict, map_verdict
 @click.option(
     "--oracle", type=click.Choice(["kcore", "ptdump", "counters"]), default="kcore", show_default=True, help="What to compare with."
 )
-@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Trace for so many seconds first.")
+@click.option("--duration", "duration_s", type=seconds(), default=0.0, show_default=True, help="Seconds to trace first.")
 @click.option("--until", "until_file", type=click.Path(path_type=Path), metavar="FILE", help="Trace until this file exists.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @ready_file_option
@@ -56,7 +56,7 @@ def verify(ctx: click.Context, oracle: str, duration_s: float, until_file: Path 
     if verdict.differing:
         raise VerifyFoundError(f"{verdict.differing} of {verdict.compared} {verdict.unit} differ from {oracle}")
     if verdict.doubts:
-        raise NotProvenError("none differs, but that proves nothing: " + "; ".join(verdict.doubts))
+        raise NotProvenError("no page differs, but that is not conclusive: " + "; ".join(verdict.doubts))
 
 
 def _text(verdict: Verdict) -> str:
@@ -68,13 +68,13 @@ def _text(verdict: Verdict) -> str:
     lines += [f"  {first['what']}: here {first['ours']}, there {first['theirs']}" for first in document["first"]]
     if verdict.untold:
         lines.append(
-            f"  {verdict.untold} pages are in absent entries of 2M or 1G, of which {verdict.oracle} says nothing: "
+            f"  {verdict.untold} pages are in absent entries of 2M or 1G, about which {verdict.oracle} says nothing: "
             "--oracle kcore compares them"
         )
     if verdict.rereads:
         lines.append(
-            f"  page tables were read again {verdict.rereads} times while it traced: where they are equal, that may rest on those "
-            "readings and not on events"
+            f"  page tables were read again {verdict.rereads} times while it traced: equal pages may be due to those readings "
+            "and not to events"
         )
     if not verdict.settled:
         lines.append("  the map kept changing while it was read: pages that changed meanwhile may be among those that differ")

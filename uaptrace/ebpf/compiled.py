@@ -59,7 +59,7 @@ def from_json(held: Any) -> Compiled:
         functions = {str(name): base64.b64decode(code, validate=True) for name, code in held["functions"].items()}
         for code in functions.values():
             if any(not 0 <= place < len(maps) for _, place in _loads_of_maps(code)):
-                raise ValueError("an instruction loads a map that there is not")
+                raise ValueError("an instruction refers to an unknown map")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not compiled programs: {error}") from None
     return Compiled(maps, functions)
@@ -80,13 +80,13 @@ def with_values(code: bytes, fds: Sequence[int], constants: Sequence[int] = ()) 
         if code[at + 1] >> 4 == 0 and int.from_bytes(code[at + 12 : at + 16], "little") == LOAD_CONSTANT:
             number = int.from_bytes(code[at + 4 : at + 8], "little")
             if number >= len(constants):
-                raise ValueError(f"there is no constant {number}")
+                raise ValueError(f"unknown constant {number}")
             value = constants[number].to_bytes(8, "little")
             patched[at + 4 : at + 8], patched[at + 12 : at + 16] = value[:4], value[4:]
     for at in _kernel_calls(code):
         number = int.from_bytes(code[at + 4 : at + 6], "little")
         if number >= len(constants):
-            raise ValueError(f"there is no constant {number}")
+            raise ValueError(f"unknown constant {number}")
         if constants[number]:
             patched[at + 1] = _PSEUDO_KFUNC_CALL << 4
             patched[at + 4 : at + 8] = constants[number].to_bytes(4, "little")
@@ -122,13 +122,13 @@ def _loads_of_maps(code: bytes) -> list[tuple[int, int]]:
 def _wide_loads(code: bytes) -> list[int]:
     """Offset of every instruction that loads 64 bits and takes two places. ValueError where the code is cut off."""
     if len(code) % _INSTRUCTION_BYTES:
-        raise ValueError("half an instruction")
+        raise ValueError("truncated instruction")
     found = []
     at = 0
     while at < len(code):
         if code[at] == _LD_IMM64:
             if at + 2 * _INSTRUCTION_BYTES > len(code):
-                raise ValueError("half a constant")
+                raise ValueError("truncated constant")
             found.append(at)
             at += _INSTRUCTION_BYTES
         at += _INSTRUCTION_BYTES

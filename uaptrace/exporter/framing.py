@@ -27,14 +27,14 @@ def problem_of_head(received: bytes, max_bytes: int) -> Problem | None:
     if _BARE_LINE_FEED.search(head):
         return HTTPStatus.BAD_REQUEST, "a line does not end with CR LF"
     if _FOLDED_LINE.search(head):
-        return HTTPStatus.BAD_REQUEST, "a header goes on over a second line"
+        return HTTPStatus.BAD_REQUEST, "header lines may not be folded"
     return None
 
 
 def problem_of_headers(request: h11.Request, max_body_bytes: int) -> Problem | None:
     """What is wrong with the version, or with what the headers say about the body; None: nothing."""
     if not request.http_version.startswith(b"1."):
-        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are spoken here"
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are supported"
     headers = dict(request.headers)  # h11 has refused a second, different Content-Length or Transfer-Encoding.
     if has_chunks(request):
         if b"content-length" in headers:
@@ -42,9 +42,9 @@ def problem_of_headers(request: h11.Request, max_body_bytes: int) -> Problem | N
         if request.http_version < b"1.1":
             return HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding"
     if int(headers.get(b"content-length", 0)) > max_body_bytes:
-        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body that is too large"
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request body is too large"
     if any(name == b"expect" and value.strip().lower() != b"100-continue" for name, value in request.headers):
-        return HTTPStatus.EXPECTATION_FAILED, "the only expectation that is met here is 100-continue"
+        return HTTPStatus.EXPECTATION_FAILED, "the only supported expectation is 100-continue"
     return None
 
 

@@ -337,7 +337,7 @@ class _Connection(asyncio.Protocol):
         elif isinstance(event, h11.Data):
             self._body_bytes += len(event.data)
             if self._body_bytes > self._limits.body_bytes:
-                self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body that is too large")
+                self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request body is too large")
                 return False
         elif isinstance(event, h11.EndOfMessage):
             self._work()

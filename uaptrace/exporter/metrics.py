@@ -138,7 +138,7 @@ def _direct_map(view: DirectMapView) -> Iterator[Metric]:
     yield _gauge(
         "direct_map_stranded_regions", "2M regions that are all present again but still mapped by 4K entries.", view.nr_regions_stranded
     )
-    yield _gauge("direct_map_entries", "Present entries of all sizes: so many of the TLB cover all that is mapped.", view.nr_entries)
+    yield _gauge("direct_map_entries", "Present entries of all sizes: the TLB entries that cover all that is mapped.", view.nr_entries)
 
 
 def _splits(view: SplitsView, blind: Set[str]) -> Iterator[Metric]:
@@ -222,7 +222,7 @@ def _cache(snapshot: Snapshot, view: UnmappedCacheView, blind: Set[str]) -> Iter
         requests = snapshot.operations.get("cache_alloc")
         if requests is not None:
             yield _counter("unmapped_cache_requests", "Calls of unmapped_pages_alloc().", requests.calls)
-            yield _counter("unmapped_cache_request_failures", "Requests that got nothing.", requests.failed)
+            yield _counter("unmapped_cache_request_failures", "Requests that failed.", requests.failed)
         yield _counter("unmapped_cache_hits", "Requests that were served without a refill.", view.hits)
         yield _counters("unmapped_cache_allocations", "Blocks handed out.", "order", _by_order(view.allocated))
         yield _counters(
@@ -284,7 +284,7 @@ def _trust(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("page_table_rereads", "Times page tables were read again.", exactness.nr_rereads)
     yield _counter("events", "Records taken in.", loss.events_taken)
     yield _counters("events_lost", "Records that found no room in the ring buffer.", "kind", _lost(loss.lost_by_kind, loss.events_lost))
-    yield _counter("decode_errors", "Records that made no sense.", loss.decode_errors)
+    yield _counter("decode_errors", "Records that could not be decoded.", loss.decode_errors)
     if loss.missed_runs is not None:
         yield _counter("missed_runs", "Times the kernel did not run a BPF program at all.", loss.missed_runs)
     yield _counter(
@@ -300,7 +300,7 @@ def _silence(silence: SilenceView) -> Iterator[Metric]:
     silent = "1 where hooks that are attached are not called, or are not yet known to be called again."
     yield _gauges("hooks_silent", silent, "reason", silence.active.items())
     yield _counters("silences", "Times hooks were found to be silent.", "reason", silence.found.items())
-    yield _counter("unseen_pages", "Pages that were read as changed and that no hook told of.", silence.unseen_pages)
+    yield _counter("unseen_pages", "Pages that were found changed and that no hook reported.", silence.unseen_pages)
 
 
 def _lost(by_kind: Mapping[str, int], total: int) -> Iterator[tuple[str, float]]:
@@ -325,7 +325,9 @@ def _hooks(hooks: Sequence[HookStatus]) -> Iterator[Metric]:
         attached[hook.name] = attached.get(hook.name, True) and hook.mechanism is not None
     yield _gauges("hooks", "Hooks by how they are attached.", "mechanism", by_mechanism.items())
     yield _gauges("hook_attached", "1 where the hook is attached.", "hook", attached.items())
-    faults = GaugeMetricFamily("uaptrace_hook_fault", "1 for each hook that something goes unseen for.", labels=["hook", "state", "why"])
+    faults = GaugeMetricFamily(
+        "uaptrace_hook_fault", "1 for each hook without which something goes unseen.", labels=["hook", "state", "why"]
+    )
     for hook in hooks:
         if hook.state in ("missing", "refused"):
             faults.add_metric([hook.name, hook.state, hook.reason], 1)

@@ -49,11 +49,11 @@ class ScrapeCollector(Collector):
         statistics = self._statistics
         yield InfoMetricFamily(
             "uaptrace_build",
-            "What is running.",
+            "Versions of uaptrace and Python.",
             value={"version": uaptrace.__version__, "python_version": platform.python_version()},
         )
         ready = readiness(self._snapshot) is None
-        yield GaugeMetricFamily("uaptrace_ready", "1 when /readyz would say so.", value=float(ready))
+        yield GaugeMetricFamily("uaptrace_ready", "1 while /readyz answers 200.", value=float(ready))
         yield SummaryMetricFamily(
             "uaptrace_scrape_duration_seconds",
             "Time it took to answer earlier scrapes.",

@@ -134,9 +134,9 @@ class Server:
         }
         route = routes.get(request.path)
         if route is None:
-            return Response.text(HTTPStatus.NOT_FOUND, f"nothing here; there is {', '.join(_PATHS)}")
+            return Response.text(HTTPStatus.NOT_FOUND, f"not found; there is {', '.join(_PATHS)}")
         if request.method not in ("GET", "HEAD"):
-            return Response.text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", [("Allow", "GET, HEAD")])
+            return Response.text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are supported", [("Allow", "GET, HEAD")])
         try:
             return await route(request)
         except TimeoutError:
@@ -159,7 +159,7 @@ class Server:
             return None
         given = auth.credentials(request.headers.get("authorization", ""))
         if given is None:
-            return _unauthorized("user name and password needed")
+            return _unauthorized("user name and password required")
         answer = await self._passwords.check(*given, config.users, waits)
         return None if answer else _unauthorized("wrong user name or password")
 

@@ -163,13 +163,13 @@ def check(
 
 def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:
     if compiler is not None:
-        return Finding("compiled programs", True, f"come with uaptrace, by {compiler}")
+        return Finding("compiled programs", True, f"shipped with uaptrace, compiled by {compiler}")
     if facts.bcc_found:
         return Finding("compiled programs", True, "compiled by this host's bcc, and kept in /var/cache/uaptrace")
     return Finding(
         "compiled programs",
         False,
-        f"uaptrace comes without them, and they cannot be compiled here: {facts.bcc_reason}",
+        f"this installation has none, and they cannot be compiled here: {facts.bcc_reason}",
         "apt-get install python3-bpfcc, and make the virtual environment with /usr/bin/python3 -m venv "
         "--system-site-packages (the package bcc on PyPI is something else)",
     )
@@ -177,7 +177,7 @@ def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:
 
 def _designs_finding(designs: Sequence[Design]) -> Finding:
     if not designs:
-        return Finding("designs", True, "this kernel has none that groups pages outside of the direct map", fatal=False)
+        return Finding("designs", True, "this kernel groups no pages outside of the direct map", fatal=False)
     names = [design.name + ("" if design.is_watched else " (no hooks for it: only what it does to the map is seen)") for design in designs]
     return Finding("designs", True, ", ".join(names), fatal=False)
 

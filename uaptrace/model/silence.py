@@ -80,9 +80,9 @@ class Silences:
         if splits:
             self._find(Silence.UNSEEN_SPLITS, (_SPLIT_COUNTERS,))
         if pages:
-            return "pages changed that no hook told of"
+            return "pages changed that no hook reported"
         if splits:
-            return "the kernel counted splits that no hook told of"
+            return "the kernel counted splits that no hook reported"
         return "hooks were silent for a while" if ended else ""
 
     @property
@@ -101,10 +101,10 @@ class Silences:
         if Silence.UNSEEN_PAGES in self._unproven:
             left = len(self._unproven[Silence.UNSEEN_PAGES])
             said.append(
-                f"hooks are silent: {self._unseen_pages} pages changed that none told of; {left} kinds of call are yet to be seen again"
+                f"hooks are silent: {self._unseen_pages} pages changed that none reported; {left} kinds of call are yet to be seen again"
             )
         if Silence.UNSEEN_SPLITS in self._unproven:
-            said.append(f"hooks are silent: the kernel counted {self._splits.missed} splits that none told of; none was seen since")
+            said.append(f"hooks are silent: the kernel counted {self._splits.missed} splits that none reported; none was seen since")
         return said
 
     def view(self) -> SilenceView:

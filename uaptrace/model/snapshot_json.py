@@ -165,21 +165,21 @@ def _dataclass_decoder(kind: Any) -> Callable[[Any], Any]:
 
 def _decode_integer(value: Any) -> int:
     if _expect(value, int) not in _INTEGERS:
-        raise ValueError("a number of more than 64 bits")
+        raise ValueError("an integer that is out of range")
     return int(value)
 
 
 def _decode_seconds(value: Any) -> float:
     if not abs(_expect(value, (int, float))) <= _MAX_SECONDS:  # Not a number is neither.
-        raise ValueError("a time that no calendar has")
+        raise ValueError("a time that is out of range")
     return float(value)
 
 
 def _check_regions(regions: RegionTable) -> None:
     if len({len(getattr(regions, f.name)) for f in fields(regions)}) != 1:
-        raise SnapshotFormatError("damaged snapshot: its regions have columns of several lengths")
+        raise SnapshotFormatError("damaged snapshot: columns of its regions differ in length")
     if len(regions.level) and int(regions.level.max()) > max(Level):
-        raise SnapshotFormatError("damaged snapshot: its regions have a level that there is not")
+        raise SnapshotFormatError("damaged snapshot: its regions have an invalid level")
 
 
 def _decode_array(value: Any, dtype: np.dtype[Any]) -> Any:

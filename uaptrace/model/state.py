@@ -147,7 +147,7 @@ class KernelState:
         contradictions, unclean = self.cache.apply(columns)
         if self.cache.nr_refills_dropped > nr_dropped:
             self._cache_lost_ns = int(columns.column("time_ns").max())
-            self._cache_reason = f"more than {MAX_OPEN_REFILLS} refills were under way at a time"
+            self._cache_reason = f"more than {MAX_OPEN_REFILLS} refills were under way at once"
         trusted = self.cache.is_read and self._cache_lost_ns is None and not self._silences.is_silent
         self._audit.apply(columns, contradictions, unclean, cache_trusted=trusted, settled=self._settles_ns is None)
 

@@ -237,9 +237,12 @@ class UnmappedCache:
         """Replace the free pages by those of a reading: heads of free blocks (int64) and their orders (uint8).
 
         ``keep_handed_out``: no record of the cache was lost, so what records said was handed out still is.
-        Refills under way are not on the kernel's lists yet and stay as they are.
+        Refills whose request has not returned stay as records said: their pages are not on the kernel's lists yet, or are there and on
+        their way to whoever asked, or have left again already.
         """
         self.is_overfull = False
+        under_way = self._pages_under_way() if keep_handed_out else np.empty(0, np.int64)
+        as_recorded = self.states(under_way)
         self._set(pfns, np.int64(1) << orders.astype(np.int64), _LISTED, add=True)
         if self.is_overfull:
             return
@@ -250,12 +253,20 @@ class UnmappedCache:
             fits = np.where(listed, rows & FREE, rows & (HANDED_OUT | LEFT)).astype(np.bool_) & keep_handed_out
             rows[:] = np.where(fits, rows & ~np.uint8(_LISTED), np.where(listed, np.uint8(FREE | INFERRED), np.uint8(0)))
             self.rows.dirty[part] = True
-        if keep_handed_out:
-            for refill in self.pending.values():
-                self._set(np.array([refill.pfn]), np.array([refill.nr_pages]), FREE)
-        else:
+        if not keep_handed_out:
             self.pending = {}
+        self._cover((int(under_way.max(initial=0)) >> PMD_ORDER) + 1)
+        slots = self.rows.slot[under_way >> PMD_ORDER].astype(np.int64)
+        followed = slots != 0
+        at = (slots << PMD_ORDER) | (under_way & (PAGES_PER_2M - 1))
+        self.rows.flat[at[followed]] = as_recorded[followed]
+        self.rows.dirty[slots[followed]] = True
         self.is_read = True
+
+    def _pages_under_way(self) -> Ints:
+        """Pages of all refills under way, int64."""
+        ranges = [np.arange(refill.pfn, refill.pfn + refill.nr_pages) for refill in self.pending.values()]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
 
     def infer_handed_out(self, regions: Ints, absent: NDArray[np.bool_]) -> None:
         """Pages absent from the direct map (bool (n, 512), by region) that are neither free nor known to be something else

@@ -46,7 +46,7 @@ def check_terminal() -> None:
         raise UsageError(f"the screen needs a terminal, and standard {' and '.join(missing)} is none: use --once")
     term = os.environ.get("TERM")
     if term in _NO_SCREEN:
-        raise UsageError(f"TERM={term} is a terminal without a screen: use --once, or set TERM to what it is")
+        raise UsageError(f"TERM={term} has no full-screen mode: use --once, or set TERM to what the terminal is")
 
 
 def abandon_output() -> None:

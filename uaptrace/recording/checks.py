@@ -244,7 +244,7 @@ def check_levels(what: str, first: int, levels: NDArray[np.uint8], split: NDArra
     if first + len(levels) > MAX_REGIONS:
         raise BadValueError(f"{what}: {len(levels)} regions from {first} on, more than {MAX_REGIONS} in all")
     if not _LEVELS[levels].all():
-        raise BadValueError(f"{what}: region {first + int(np.argmin(_LEVELS[levels]))} has no such mapping as {int(levels.max())}")
+        raise BadValueError(f"{what}: region {first + int(np.argmin(_LEVELS[levels]))} has an invalid mapping level, {int(levels.max())}")
     if len(split):
         if int(split[0]) < first or int(split[-1]) >= first + len(levels) or not (split[1:] > split[:-1]).all():
             raise BadValueError(f"{what}: its split regions are not ascending numbers from {first} to {first + len(levels) - 1}")
@@ -270,7 +270,7 @@ def _check_whole_gigabytes(what: str, first: int, levels: NDArray[np.uint8]) -> 
 def check_pages(what: str, pages: NDArray[np.uint8]) -> None:
     """States of 4K pages."""
     if pages.size and int(pages.max()) > PAGE_ABSENT:
-        raise BadValueError(f"{what}: a page has no such state as {int(pages.max())}")
+        raise BadValueError(f"{what}: a page has an invalid state, {int(pages.max())}")
 
 
 def check_blocks(what: str, pfns: NDArray[np.int64], orders: NDArray[np.uint8]) -> None:
@@ -305,7 +305,7 @@ def check_rows(codes: NDArray[np.int16], time_ns: NDArray[np.uint64], order: NDA
         return
     if int(codes.min()) < 0 or int(codes.max()) > schema.CODE_CGROUPS:
         row = int(np.argmax((codes < 0) | (codes > schema.CODE_CGROUPS)))
-        raise BadValueError(f"row {row}: there is no kind of row {int(codes[row])}")
+        raise BadValueError(f"row {row}: unknown kind of row {int(codes[row])}")
     if int(time_ns.max()) > MAX_NS:
         raise BadValueError(f"row {int(np.argmax(time_ns))}: time_ns is {int(time_ns.max())}")
     if int(order.max()) >= NR_ORDERS:

@@ -54,11 +54,11 @@ class MessageHead:
                 continue
             at = self.body_at + offset
             if not self.body_at <= at <= self.end - length:
-                raise BadValueError("a batch with a part outside of it")
+                raise BadValueError("a buffer outside of its batch")
             # The length before compression comes first; -1: this part is not compressed.
             said = (_SIZE.unpack_from(raw, at) if at + _SIZE.size <= len(raw) else _SIZE.unpack(read(at, _SIZE.size)))[0]
             if said < -1:
-                raise BadValueError(f"a batch with a part of {said} bytes")
+                raise BadValueError(f"a buffer of {said} bytes")
             size += length if said == -1 else said
         if size > MAX_BATCH_BYTES:
             raise BadValueError(f"a batch of {size} bytes, more than {MAX_BATCH_BYTES}")
@@ -71,7 +71,7 @@ def parse_head(raw: bytes) -> MessageHead:
     header_type = struct.unpack_from("<B", raw, type_at)[0] if type_at else 0
     body = struct.unpack_from("<q", raw, body_at)[0] if body_at else 0
     if body < 0:
-        raise struct.error("a body of less than nothing")
+        raise struct.error("a negative body size")
     table = _table(raw, header_at) if header_at else 0
     if header_type == _DICTIONARY_BATCH and table:
         data_at = _field(raw, table, 1)

@@ -201,7 +201,7 @@ def _notes(answer: WhatIf) -> list[str]:
             f"unmapped_alloc as published took {published[Count.CAPTURED_PAGES]} ordinary pages into its cache when they were freed."
         )
     if any(c[Count.FAILED] for c in by_design.values()):
-        notes.append("not served: allocations that failed for want of memory; a design that serves fewer splits less.")
+        notes.append("not served: allocations that failed because memory was short; a design that serves fewer requests splits less.")
     if Design.UNMAPPED_ALLOC_WHOLE in by_design:
         notes.append("unmapped_alloc, whole 2M: chunks of 2M change by one call. An absent 2M entry counts as 2M.")
     pool = by_design.get(Design.SECRETMEM_POOL)

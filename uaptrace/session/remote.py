@@ -118,9 +118,9 @@ class RemoteFeed:
         if status == 503:
             return None
         if status == 401:
-            raise RemoteError(f"{self._name} wants a user name and password")
+            raise RemoteError(f"{self._name} requires a user name and password")
         if status != 200:
-            raise RemoteError(f"{self._name} answered {status}: is it uaptrace serve that listens there?")
+            raise RemoteError(f"{self._name} answered {status}: is uaptrace serve listening there?")
         return decode_snapshot(body)
 
     def waiting_for(self) -> str:

@@ -27,7 +27,7 @@ class HookSwitches:
         found = {switch.silence.value: switch.path for fd, switch in self._switches if _is_off(fd)}
         gone = sum(_object(fd) != was for fd, was in self._attached.items())
         if gone:
-            found[Silence.DETACHED.value] = f"{gone} of {len(self._attached)} descriptors were closed by somebody"
+            found[Silence.DETACHED.value] = f"{gone} of {len(self._attached)} descriptors were closed from outside"
         return found
 
 

@@ -71,7 +71,7 @@ def begin(plan: Plan, folder: Path, *, resume: bool) -> None:
         except (OSError, ValueError):
             raise UsageError(f"{folder} has no trial to resume: leave out --resume") from None
         if earlier != plan.to_json():
-            raise UsageError(f"the trial in {folder} was another one: give the same arguments, or another folder")
+            raise UsageError(f"the trial in {folder} had other arguments: give the same ones, or another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: --resume goes on with the trial that is in it, -o names another folder")
@@ -145,7 +145,7 @@ def _run(plan: Plan, kernel: Kernel, folder: Path, number: int, repetition: int)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-            return Run(number, repetition, folder, None, f"{kernel.label}: not over after {plan.timeout_s:g} s", TrialStatus.TIMEOUT)
+            return Run(number, repetition, folder, None, f"{kernel.label}: timed out after {plan.timeout_s:g} s", TrialStatus.TIMEOUT)
         except BaseException:
             process.terminate()  # and it takes its virtual machine with it
             process.wait()
@@ -165,7 +165,7 @@ def read_run(kernel: Kernel, folder: Path, number: int, repetition: int, status:
     except (OSError, ValueError):
         log, console = folder / "log", folder / "console"
         said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        why = said[-1].removeprefix("boot: ") if said else "it said nothing"
+        why = said[-1].removeprefix("boot: ") if said else "it printed no message"
         if console.exists():
             died = why_it_died(console.read_text(errors="replace"))
             why += (f": {died}" if died else "") + f" ({console} has the kernel's messages)"

@@ -54,7 +54,7 @@ class Row:
 
     @property
     def is_better(self) -> bool | None:
-        """Whether the candidate is better, beyond the spread of the runs. None: neither, or nobody can tell."""
+        """Whether the candidate is better, beyond the spread of the runs. None: neither, or not known."""
         if self.difference is None or not self.difference or self.is_outside is not True or self.figure.lower_is_better is None:
             return None
         return (self.difference < 0) == self.figure.lower_is_better

@@ -175,7 +175,7 @@ def _work(session: Session[LiveSource], commands: list[list[str]], output: Path)
                 raise WorkloadFailedError(f"cannot run {command[0]}: {error.strerror}") from None
         with _Awaited(process) as awaited:
             session.run(0.5, until=lambda awaited=awaited: awaited.is_over)  # type: ignore[misc]
-        last = (output.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        last = (output.read_bytes()[before:].decode(errors="replace").strip().splitlines() or ["it printed no message"])[-1]
         if process.returncode:
             raise WorkloadFailedError(f"{Path(command[0]).name} ended with status {process.returncode}: {last}")
         seconds += awaited.ended_s - begin

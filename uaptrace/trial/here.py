@@ -70,7 +70,7 @@ def _plans(folder: Path) -> dict[str, dict[str, Any]]:
             (label,) = plan["kernels"]
             _plan(plan)
         except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(f"{path} is no plan of runs on a host") from None
+            raise UsageError(f"{path} is not a plan of runs on a host") from None
         found.append((path.stat().st_mtime_ns, str(label), plan))
     return {label: plan for _, label, plan in sorted(found, key=lambda one: one[:2])}
 

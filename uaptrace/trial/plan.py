@@ -110,7 +110,7 @@ def _image(path: Path) -> Path:
         return path.resolve()
     image = path / BUILT_IMAGE
     if not image.is_file():
-        raise UsageError(f"{path} is no kernel build that is finished: it has no {BUILT_IMAGE}")
+        raise UsageError(f"{path} is not a finished kernel build: it has no {BUILT_IMAGE}")
     return image.resolve()
 
 

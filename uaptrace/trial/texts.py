@@ -16,8 +16,8 @@ SCHEMA: Final = 1
 COLUMNS: Final = 72
 _TEXT, _VALUE, _DIFFERENCE = 32, 13, 14
 _NOTE: Final = (
-    "Medians, and from lowest to highest where the runs of a kernel differ. * = no run of one kernel lies among the runs of the other; "
-    "? = one run only, nobody can tell."
+    "Medians, and from lowest to highest where the runs of a kernel differ. * = the runs of the two kernels do not overlap; "
+    "? = one run only, so that is not known."
 )
 _UNKNOWN: Final = "-"
 

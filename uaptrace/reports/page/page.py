@@ -301,7 +301,7 @@ def _loss(recorded: Recorded) -> Markup:
     rows = [
         ("events taken in", words.number(loss.events_taken)),
         ("lost, no room in the ring", words.number(loss.events_lost)),
-        ("not understood, or sent and missing", words.number(loss.decode_errors)),
+        ("could not be decoded, or sent and missing", words.number(loss.decode_errors)),
         ("runs of a program that the kernel left out", words.UNKNOWN if loss.missed_runs is None else words.number(loss.missed_runs)),
         ("calls that could not be followed", words.number(loss.contexts_lost)),
         ("page tables read again", words.number(end.exactness.nr_rereads)),
