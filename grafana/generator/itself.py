@@ -114,8 +114,8 @@ def exact() -> Row:
             ),
             timeseries(
                 "Lost, per second",
-                "Where something got lost: no room in the ring buffer (by kind of record), records that could not be decoded, programs that the "
-                "kernel did not run, calls that could not be followed. "
+                "Where something got lost: no room in the ring (by kind of record), records that could not be decoded, programs that "
+                "the kernel did not run, calls that could not be followed. "
                 "Give uaptrace a larger ring buffer or a higher priority.",
                 Query(f"{total(rate(metric('events_lost_total')), 'kind')} > 0", "ring full: {{kind}}"),
                 Query(total(rate(metric("decode_errors_total"))), "not decoded"),
@@ -226,8 +226,8 @@ def cost() -> Row:
             ),
             timeseries(
                 "Connections turned away, per minute",
-                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or one that guesses "
-                "passwords.",
+                "By reason: handshake, deadline, limit, malformed, unauthorized. A steady rate is a misconfigured client or one that "
+                "guesses passwords.",
                 Query(f"60 * {total(rate(metric('http_connections_dropped_total')), 'reason')}", "{{reason}}"),
                 unit="cpm",
                 width=8,

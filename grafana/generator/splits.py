@@ -145,9 +145,12 @@ def accounted() -> Row:
             ),
             stat(
                 "Since boot, by the kernel",
-                "What /proc/vmstat has counted since boot, uaptrace running or not.",
+                "What /proc/vmstat has counted since boot, uaptrace running or not. Collapsed: made of smaller mappings again, which newer "
+                "kernels do for executable memory.",
                 Query(f"{total(metric('direct_map_vmstat_splits_total', level='2m'))}", "2M"),
                 Query(f"{total(metric('direct_map_vmstat_splits_total', level='1g'))}", "1G"),
+                Query(f"{total(metric('direct_map_vmstat_collapses_total', level='2m'))}", "2M collapsed"),
+                Query(f"{total(metric('direct_map_vmstat_collapses_total', level='1g'))}", "1G collapsed"),
                 unit="locale",
                 width=6,
                 no_value="kernel does not count",

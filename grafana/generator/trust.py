@@ -96,8 +96,8 @@ def trust() -> Row:
             ),
             stat(
                 "Lost in the time shown",
-                "Events that found no room in the ring buffer, could not be decoded, or could not be followed, and calls for which the kernel ran "
-                "no program, where it tells. Counters stay right (they are kept in the kernel), detail by process may be missing.",
+                "Events that found no room in the ring buffer, could not be decoded, or could not be followed, and calls for which the "
+                "kernel ran no program, where it tells. Counters stay right (the kernel keeps them), detail by process may be missing.",
                 Query(
                     " + ".join(count_of(metric(name)) for name in ("events_lost_total", "decode_errors_total", "contexts_lost_total"))
                     # Missing where the kernel does not tell: the sum is to be what is known.

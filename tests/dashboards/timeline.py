@@ -332,6 +332,7 @@ class Host:
                 unexplained={},
                 during_attach=attach,
                 kernel_total={level: 400 + attach[level] + by_level[level] for level in attach},
+                kernel_collapses={level: by_level[level] // 8 for level in attach},
                 other_mappings=figures.calls["cpa"] // 50,
             ),
             cache=self._cache() if cached else None,

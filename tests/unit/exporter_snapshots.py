@@ -31,7 +31,7 @@ from uaptrace.model.snapshot import (
     Violation,
 )
 
-LARGEST_NR_HOOKS = 24
+LARGEST_NR_HOOKS = 22
 """More hooks than bpf/ has programs."""
 
 
@@ -68,7 +68,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
     by_order = [tuple(next(figures) for _ in range(NR_ORDERS)) for _ in range(8)]
     cache_figures: tuple[Any, ...] = (*by_order[:5], *(next(figures) for _ in range(6)), *by_order[5:])
     levels = [{level: next(figures) << 12 for level in (Level.K4, Level.M2, Level.G1)} for _ in range(3)]
-    split_levels = [{level: next(figures) for level in (Level.M2, Level.G1)} for _ in range(3)]
+    split_levels = [{level: next(figures) for level in (Level.M2, Level.G1)} for _ in range(4)]
     stack = tuple(f"some_function_of_the_kernel_{i}+0x{i:x}" for i in range(32))
     violations = tuple(
         Violation(2, next(figures), next(figures), 512, "absent", "present, 4k", 4321, "secretmem-user", stack) for _ in range(8)
@@ -102,6 +102,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
             unexplained=split_levels[0],
             during_attach=split_levels[1],
             kernel_total=split_levels[2],
+            kernel_collapses=split_levels[3],
             other_mappings=next(figures),
         ),
         cache=UnmappedCacheView(*cache_figures),

@@ -45,6 +45,7 @@ def test_every_figure_of_the_largest_host_arrives(accept: str) -> None:
     assert value(found, "uaptrace_direct_map_split_regions") == view.nr_regions_split
     assert value(found, "uaptrace_direct_map_stranded_regions") == view.nr_regions_stranded
     assert snapshot.splits.kernel_total is not None
+    assert snapshot.splits.kernel_collapses is not None
     for level in (Level.M2, Level.G1):
         for cause in Cause:
             assert (
@@ -53,6 +54,7 @@ def test_every_figure_of_the_largest_host_arrives(accept: str) -> None:
         assert value(found, "uaptrace_direct_map_unexplained_splits_total", level=level.label) == snapshot.splits.unexplained[level]
         assert value(found, "uaptrace_direct_map_attach_splits_total", level=level.label) == snapshot.splits.during_attach[level]
         assert value(found, "uaptrace_direct_map_vmstat_splits_total", level=level.label) == snapshot.splits.kernel_total[level]
+        assert value(found, "uaptrace_direct_map_vmstat_collapses_total", level=level.label) == snapshot.splits.kernel_collapses[level]
     assert value(found, "uaptrace_other_mapping_splits_total") == snapshot.splits.other_mappings
     for name in ("set_invalid", "set_default", "cpa"):
         operation = snapshot.operations[name]

@@ -153,6 +153,7 @@ def make(seconds: float = 60.0, *, layout: str = "grouped", series: bool = True,
         unexplained={Level.M2: 0, Level.G1: 0},
         during_attach={Level.M2: 2, Level.G1: 1},
         kernel_total={Level.M2: 61 + n // 60, Level.G1: 3},
+        kernel_collapses={Level.M2: n // 120, Level.G1: 0},
         other_mappings=4,
     )
     rows = tuple(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from uaptrace.commands.strict import StrictCommand
 from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
+    from uaptrace.model.hook_status import HookStatus
+    from uaptrace.model.snapshot import HostInfo
     from uaptrace.recording import RecordingInfo
 
 
@@ -121,21 +124,11 @@ def info_to_text(found: RecordingInfo) -> str:
     rows: list[tuple[str, str]] = [("recording", f"{found.path}, version {found.version}, by {found.writer or 'an unknown writer'}")]
     start = found.start
     if start is not None:
-        host = start.host
-        facts = [host.name or "unnamed host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
-        if host.nr_cpus:
-            facts.append(f"{host.nr_cpus} CPUs")
-        if host.memory_bytes:
-            facts.append(format_bytes(host.memory_bytes))
-        facts.append("with unmapped_alloc" if host.has_series else "without unmapped_alloc")
-        rows.append(("host", ", ".join(facts)))
-        began = datetime.fromtimestamp(start.wall_time_s, UTC)
-        rows.append(("tracing began", f"{began:%Y-%m-%d %H:%M:%S} UTC"))
+        rows.append(("host", _host(start.host)))
+        rows.append(("tracing began", f"{datetime.fromtimestamp(start.wall_time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"))
     rows.append(("covers", _duration(found.duration_ns / 1e9)))
-    size = format_bytes(found.size_bytes)
-    if found.bytes_per_event is not None:
-        size += f", {found.bytes_per_event:.1f} bytes per event"
-    rows.append(("size", size))
+    each = "" if found.bytes_per_event is None else f", {found.bytes_per_event:.1f} bytes per event"
+    rows.append(("size", format_bytes(found.size_bytes) + each))
     if len(found.parts) > 1:
         rows.append(("parts", f"{len(found.parts)}: {found.parts[0].path.name} to {found.parts[-1].path.name}"))
     rows.append(("events", f"{found.nr_records:,}"))
@@ -143,13 +136,26 @@ def info_to_text(found: RecordingInfo) -> str:
     others = ", ".join(f"{kind} {n:,}" for kind, n in found.updates_by_kind.items())
     rows.append(("readings", others or "none"))
     if start is not None:
-        needed = [h for h in start.hooks if h.state != "not needed"]
-        rows.append(("hooks", f"{sum(h.state == 'attached' for h in needed)} of {len(needed)} attached"))
+        rows.append(("hooks", _hooks(start.hooks)))
     rows.append(("events lost", "not known" if found.events_lost is None else f"{found.events_lost:,}"))
     missing = found.missing
     rows.append(("missing", missing[0] if missing else "nothing"))
     rows += [("", sentence) for sentence in missing[1:]]
     return "\n".join(f"{label:<14} {plain(text)}".rstrip() for label, text in rows)
+
+
+def _hooks(hooks: Sequence[HookStatus]) -> str:
+    needed = [hook.state for hook in hooks if hook.state != "not needed"]
+    return f"{needed.count('attached')} of {len(needed)} attached"
+
+
+def _host(host: HostInfo) -> str:
+    facts = [host.name or "unnamed host", f"Linux {host.kernel_release}" if host.kernel_release else "unknown kernel"]
+    if host.nr_cpus:
+        facts.append(f"{host.nr_cpus} CPUs")
+    if host.memory_bytes:
+        facts.append(format_bytes(host.memory_bytes))
+    return ", ".join([*facts, "with unmapped_alloc" if host.has_series else "without unmapped_alloc"])
 
 
 def _duration(seconds: float) -> str:

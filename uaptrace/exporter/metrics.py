@@ -169,6 +169,13 @@ def _splits(view: SplitsView, blind: Set[str]) -> Iterator[Metric]:
             "level",
             _known_by_level(view.kernel_total, SPLIT_LEVELS),
         )
+    if view.kernel_collapses is not None:
+        yield _counters(
+            "direct_map_vmstat_collapses",
+            "Mappings that the kernel made of smaller ones since boot, by the size that they have now.",
+            "level",
+            _known_by_level(view.kernel_collapses, SPLIT_LEVELS),
+        )
     other = CounterMetricFamily("uaptrace_other_mapping_splits", "Splits outside the direct map and the kernel image.")
     if "splits" not in blind:
         other.add_metric([], float(view.other_mappings))

@@ -97,50 +97,15 @@ def check(
     the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to;
     ``designs``: designs_of()."""
     findings = [
-        Finding(
-            "root",
-            facts.effective_uid == 0,
-            f"effective uid {facts.effective_uid}",
-            "" if facts.effective_uid == 0 else "run it with sudo",
-        ),
+        _root_finding(facts),
         _bpf_finding(facts, bpf_error),
-        Finding(
-            "BTF",
-            facts.has_btf,
-            "/sys/kernel/btf/vmlinux" if facts.has_btf else "no /sys/kernel/btf/vmlinux: types of the kernel are not known",
-            "" if facts.has_btf else "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's linux-image-amd64 has it)",
-        ),
+        _btf_finding(facts),
         _programs_finding(facts, compiler),
-        Finding(
-            "page tables",
-            kcore_error is None,
-            "/proc/kcore can be read" if kcore_error is None else f"/proc/kcore: {kcore_error}",
-            "" if kcore_error is None else "needs root, no lockdown, and CONFIG_PROC_KCORE=y; else they are read by a BPF program",
-            fatal=False,
-        ),
-        Finding(
-            "kernel symbols",
-            any(facts.symbols.values()),
-            "/proc/kallsyms has addresses" if any(facts.symbols.values()) else "addresses in /proc/kallsyms are hidden",
-            "" if any(facts.symbols.values()) else "run it as root; sysctl -w kernel.kptr_restrict=1",
-        ),
-        Finding(
-            "tracefs",
-            facts.attachable is not None,
-            "available_filter_functions can be read"
-            if facts.attachable is not None
-            else "not readable: whether a hook can be attached is only known when it is tried",
-            "" if facts.attachable is not None else "mount -t tracefs tracefs /sys/kernel/tracing",
-            fatal=False,
-        ),
+        _page_tables_finding(kcore_error),
+        _symbols_finding(facts),
+        _tracefs_finding(facts),
         _designs_finding(designs),
-        Finding(
-            "compiled model",
-            True,
-            "compiled" if facts.loops_compiled else "not compiled: fewer events a second are taken in (docs/performance.md)",
-            "" if facts.loops_compiled else "apt-get install gcc python3-dev, and install uaptrace again",
-            fatal=False,
-        ),
+        _loops_finding(facts),
     ]
     hooks: tuple[PlannedHook, ...] | None = None
     logs: dict[str, list[str]] = {}
@@ -152,13 +117,52 @@ def check(
     tried = hooks is not None
     planned = _planned(facts) if hooks is None else hooks
     findings.append(_switches_finding(planned, switches_off))
+    return CheckResult(_status(findings, planned), tuple(findings), planned, tried, logs)
+
+
+def _status(findings: Sequence[Finding], planned: Sequence[PlannedHook]) -> int:
     if any(not f.ok and f.fatal for f in findings):
-        status = CANNOT
-    elif any(p.is_missing for p in planned) or any(not f.ok for f in findings):
-        status = DEGRADED
-    else:
-        status = READY
-    return CheckResult(status, tuple(findings), planned, tried, logs)
+        return CANNOT
+    return DEGRADED if any(p.is_missing for p in planned) or any(not f.ok for f in findings) else READY
+
+
+def _root_finding(facts: HostFacts) -> Finding:
+    is_root = facts.effective_uid == 0
+    return Finding("root", is_root, f"effective uid {facts.effective_uid}", "" if is_root else "run it with sudo")
+
+
+def _btf_finding(facts: HostFacts) -> Finding:
+    if facts.has_btf:
+        return Finding("BTF", True, "/sys/kernel/btf/vmlinux")
+    need = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's linux-image-amd64 has it)"
+    return Finding("BTF", False, "no /sys/kernel/btf/vmlinux: types of the kernel are not known", need)
+
+
+def _page_tables_finding(kcore_error: str | None) -> Finding:
+    if kcore_error is None:
+        return Finding("page tables", True, "/proc/kcore can be read", fatal=False)
+    need = "needs root, no lockdown, and CONFIG_PROC_KCORE=y; else they are read by a BPF program"
+    return Finding("page tables", False, f"/proc/kcore: {kcore_error}", need, fatal=False)
+
+
+def _symbols_finding(facts: HostFacts) -> Finding:
+    if any(facts.symbols.values()):
+        return Finding("kernel symbols", True, "/proc/kallsyms has addresses")
+    return Finding("kernel symbols", False, "addresses in /proc/kallsyms are hidden", "run it as root; sysctl -w kernel.kptr_restrict=1")
+
+
+def _tracefs_finding(facts: HostFacts) -> Finding:
+    if facts.attachable is not None:
+        return Finding("tracefs", True, "available_filter_functions can be read", fatal=False)
+    said = "not readable: whether a hook can be attached is only known when it is tried"
+    return Finding("tracefs", False, said, "mount -t tracefs tracefs /sys/kernel/tracing", fatal=False)
+
+
+def _loops_finding(facts: HostFacts) -> Finding:
+    if facts.loops_compiled:
+        return Finding("compiled model", True, "compiled", fatal=False)
+    said = "not compiled: fewer events a second are taken in (docs/performance.md)"
+    return Finding("compiled model", True, said, "apt-get install gcc python3-dev, and install uaptrace again", fatal=False)
 
 
 def _programs_finding(facts: HostFacts, compiler: str | None) -> Finding:

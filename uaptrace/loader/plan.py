@@ -101,16 +101,18 @@ def _plan(
     if symbol is None:
         return PlannedHook(hook, None, NONE, f"{hook.symbols[-1]}() is not in this kernel", is_missing=hook.need is not Need.OPTIONAL)
     if hook.tracepoint:
-        if refusals:
-            return PlannedHook(hook, hook.tracepoint, NONE, refusals[-1], is_missing=True, is_refused=True)
-        return PlannedHook(hook, hook.tracepoint, TRACEPOINT)
+        return _first_left(hook, hook.tracepoint, (TRACEPOINT,), refusals)
     if attachable is not None and symbol not in attachable:
         return PlannedHook(hook, symbol, NONE, f"{symbol}() cannot be attached to (not in available_filter_functions)", is_missing=True)
-    mechanisms = [m for m in (FENTRY, KPROBE) if m != FENTRY or has_type(symbol)]
-    if forced:
-        mechanisms = [m for m in mechanisms if m == forced]
+    possible = (FENTRY, KPROBE) if has_type(symbol) else (KPROBE,)
+    mechanisms = [mechanism for mechanism in possible if forced in (None, mechanism)]
     if not mechanisms:
         return PlannedHook(hook, symbol, NONE, f"{symbol}() has no type in BTF, which {forced} needs", is_missing=True)
+    return _first_left(hook, symbol, mechanisms, refusals)
+
+
+def _first_left(hook: Hook, symbol: str, mechanisms: Sequence[str], refusals: Sequence[str]) -> PlannedHook:
+    """The first mechanism that was not refused; missing where all were."""
     if len(refusals) >= len(mechanisms):
         return PlannedHook(hook, symbol, NONE, refusals[-1], is_missing=True, is_refused=True)
     return PlannedHook(hook, symbol, mechanisms[len(refusals)])

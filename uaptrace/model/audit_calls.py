@@ -131,13 +131,17 @@ def judged_errors(
     """(errors of a task that are still to be answered, those that its event of this kind shows to have been ignored)."""
     if kind == KindCode.ALLOC:
         # Handed out after a failed unmapping that nothing was done about; a failed allocation did what it should.
-        return [], [] if failed else [e for e in errors if not e.restoring]
+        return [], [] if failed else _of_direction(errors, restoring=False)
     if kind in (KindCode.REFILL, KindCode.REFILL_UNDONE):
-        return [e for e in errors if e.restoring], []  # the chunk was given up, and perhaps another one taken
+        return _of_direction(errors, restoring=True), []  # the chunk was given up, and perhaps another one taken
     if kind == KindCode.RELEASE:
         here = [e for e in errors if overlap(e.pfn, e.nr_pages, pfn, nr_pages)]
-        return [e for e in errors if e not in here], [e for e in here if e.restoring]
+        return [e for e in errors if e not in here], _of_direction(here, restoring=True)
     return ([] if kind == KindCode.SHRINK else errors), []
+
+
+def _of_direction(errors: list[ReturnedError], *, restoring: bool) -> list[ReturnedError]:
+    return [error for error in errors if error.restoring == restoring]
 
 
 def overlap(pfn: int, nr_pages: int, other: int, nr_other: int) -> bool:

@@ -111,7 +111,8 @@ class SplitComparison:
         self._beyond = {Level.M2: 0, Level.G1: 0}
         self._base: dict[Level, int] | None = None
         self._base_is_sure = False
-        self._collapses: dict[Level, int] | None = None
+        self.collapses: dict[Level, int] | None = None
+        """The kernel's counters of collapses since boot."""
 
     @property
     def is_waiting(self) -> bool:
@@ -120,22 +121,34 @@ class SplitComparison:
 
     def take(self, reading: CountersReading, ledger: Ledger, found: Mapping[Level, int]) -> str:
         """Why the map must be read again; empty where it need not be. ``found``: splits that only re-readings showed."""
+        self._keep_total(reading)
+        if not reading.quiet:
+            return ""
+        more = self._explain(self._counted(reading), ledger, found)
+        collapsed = self._collapsed(reading)
+        return f"{more} splits that no record explains" if more else collapsed
+
+    def _keep_total(self, reading: CountersReading) -> None:
         if reading.splits_total is not None:
             known = self.kernel_total or {}
             self.kernel_total = {**known, **{level: max(n, known.get(level, 0)) for level, n in reading.splits_total.items()}}
-        if not reading.quiet:
-            return ""
-        reason = ""
+
+    def _counted(self, reading: CountersReading) -> dict[Level, int]:
+        """Splits since tracing began: by the kernel where it counts them, else by the programs."""
         counted = {Level.M2: int(reading.words[Counter.SPLIT_2M]), Level.G1: int(reading.words[Counter.SPLIT_1G])}
-        if reading.splits_total is not None and all(level in reading.splits_total for level in counted):
-            total = {level: int(reading.splits_total[level]) for level in counted}
-            if self._base is None:
-                self._base = {level: total[level] - counted[level] for level in counted}
-            elif not self._base_is_sure:
-                # The first reading may have been of a moment when a split was counted and its record was not sent yet.
-                self._base = {level: min(base, total[level] - counted[level]) for level, base in self._base.items()}
-                self._base_is_sure = True
-            counted = {level: total[level] - self._base[level] for level in counted}
+        if reading.splits_total is None or any(level not in reading.splits_total for level in counted):
+            return counted
+        total = {level: int(reading.splits_total[level]) for level in counted}
+        if self._base is None:
+            self._base = {level: total[level] - counted[level] for level in counted}
+        elif not self._base_is_sure:
+            # The first reading may have been of a moment when a split was counted and its record was not sent yet.
+            self._base = {level: min(base, total[level] - counted[level]) for level, base in self._base.items()}
+            self._base_is_sure = True
+        return {level: total[level] - self._base[level] for level in counted}
+
+    def _explain(self, counted: Mapping[Level, int], ledger: Ledger, found: Mapping[Level, int]) -> int:
+        """Hold what was counted against the ledger. How many more are beyond it than were before."""
         more = 0
         for level, number in counted.items():
             beyond = max(0, number - ledger.counted[level])
@@ -148,14 +161,13 @@ class SplitComparison:
             certain = min(here, self.unexplained[level] + self.undecided[level])
             self.unexplained[level] = max(self.unexplained[level], certain)
             self.undecided[level] = max(0, here - self.unexplained[level])
-        if more:
-            reason = f"{more} splits that no record explains"
-        if reading.collapses_total is not None:
-            collapses = {level: int(n) for level, n in reading.collapses_total.items()}
-            if self._collapses is not None and collapses != self._collapses:
-                reason = reason or "mappings were collapsed into larger ones"
-            self._collapses = collapses
-        return reason
+        return more
+
+    def _collapsed(self, reading: CountersReading) -> str:
+        if reading.collapses_total is None:
+            return ""
+        before, self.collapses = self.collapses, {level: int(n) for level, n in reading.collapses_total.items()}
+        return "mappings were collapsed into larger ones" if before is not None and before != self.collapses else ""
 
 
 class MeminfoComparison:

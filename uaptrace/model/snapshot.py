@@ -207,6 +207,9 @@ class SplitsView:
     """What attaching uaptrace split before its hooks saw anything: the observer's own effect, not in by_cause."""
     kernel_total: Mapping[Level, int] | None = None
     """/proc/vmstat direct_map_level2_splits and level3_splits since boot."""
+    kernel_collapses: Mapping[Level, int] | None = None
+    """/proc/vmstat direct_map_level2_collapses and level3_collapses since boot, by what the mappings became; None where the kernel has
+    no such counters."""
     other_mappings: int = 0
     """Splits outside the direct map and the kernel image (vmalloc, modules). Some kernels' vmstat counts them, and others' does not."""
     undecided: Mapping[Level, int] = field(default_factory=lambda: MappingProxyType({}))

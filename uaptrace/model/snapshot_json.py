@@ -117,6 +117,24 @@ def _encode_key(key: Any) -> str:
 def _decoder(kind: Any) -> Callable[[Any], Any]:
     """A function from a JSON value to ``kind``, which is a type as written in snapshot.py."""
     origin, args = get_origin(kind), get_args(kind)
+    if origin is not None:
+        return _compound_decoder(origin, args)
+    if is_dataclass(kind):
+        return _dataclass_decoder(kind)
+    if kind is Level:
+        return lambda value: _LEVELS[value]
+    if issubclass(kind, Enum):
+        return kind  # type: ignore[no-any-return]
+    if kind is float:
+        return _decode_seconds
+    if kind is int:
+        return _decode_integer
+    assert kind in (bool, str), f"no JSON form for {kind}"
+    return lambda value: _expect(value, kind)
+
+
+def _compound_decoder(origin: Any, args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """That of a type with arguments: an optional one, a tuple, an array, a mapping."""
     if origin in (Union, types.UnionType):
         (inner,) = [_decoder(arg) for arg in args if arg is not type(None)]
         return lambda value: None if value is None else inner(value)
@@ -124,24 +142,12 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
         assert args[1:] == (Ellipsis,), "only tuples of one type are in a snapshot"
         item = _decoder(args[0])
         return lambda value: tuple(item(v) for v in _expect(value, list))
-    if origin is NDArray:
-        return lambda value: _decode_array(value, np.dtype(args[0]))
-    if origin is not None and issubclass(origin, Mapping):
-        key, item = _key_decoder(args[0]), _decoder(args[1])
-        return lambda value: MappingProxyType({key(k): item(v) for k, v in _expect(value, dict).items()})
-    if origin is np.ndarray:  # what NDArray stands for before numpy 2.5, which has it as an alias of its own
-        (dtype,) = get_args(args[1])
-        return lambda value: _decode_array(value, np.dtype(dtype))
-    if isinstance(kind, type) and is_dataclass(kind):
-        return _dataclass_decoder(kind)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return (lambda value: _LEVELS[value]) if kind is Level else kind
-    if kind is float:
-        return _decode_seconds
-    if kind is int:
-        return _decode_integer
-    assert kind in (bool, str), f"no JSON form for {kind}"
-    return lambda value: _expect(value, kind)
+    if origin in (NDArray, np.ndarray):  # the second before numpy 2.5, which has NDArray as an alias of its own
+        dtype = np.dtype(args[0] if origin is NDArray else get_args(args[1])[0])
+        return lambda value: _decode_array(value, dtype)
+    assert issubclass(origin, Mapping), f"no JSON form for {origin}"
+    key, item = _key_decoder(args[0]), _decoder(args[1])
+    return lambda value: MappingProxyType({key(k): item(v) for k, v in _expect(value, dict).items()})
 
 
 def _key_decoder(kind: Any) -> Callable[[str], Any]:

@@ -358,6 +358,7 @@ class KernelState:
                 undecided=dict(self._splits.undecided),
                 during_attach={level: int(self._start.splits_during_attach.get(level, 0)) for level in (Level.M2, Level.G1)},
                 kernel_total=dict(self._splits.kernel_total) if self._splits.kernel_total is not None else None,
+                kernel_collapses=dict(self._splits.collapses) if self._splits.collapses is not None else None,
                 other_mappings=self._ledger.other_mappings,
             ),
             cache=self._cache_view() if has_series else None,

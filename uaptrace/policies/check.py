@@ -98,17 +98,31 @@ def check_unmapped_alloc(updates: Iterable[Update]) -> Check:
             if start is not None:
                 _take(seen, update)
         elif isinstance(update, CacheReading):
-            if start is None and update.atomic and update.rows_free is not None and _nr_orders(update) <= MAX_TRIES:
+            if start is None and _can_begin(update):
                 start = _rows(update)
                 blocks = list(zip(update.pfns.tolist(), update.orders.tolist(), strict=True))
-        elif isinstance(update, CountersReading) and update.quiet and update.rows_free is not None:
-            rows = _rows(update)
+        elif (rows := _quiet_rows(update)) is not None:
             if start is None:
-                start = rows if not any(rows.free) else None
+                start = rows[1] if not any(rows[1].free) else None
             else:
-                seen.mark(update.time_ns, rows)
-    if start is None:
-        return Check((), 0, 0, 0, 0)
+                seen.mark(rows[0], rows[1])
+    return _best(seen, blocks, start) if start is not None else Check((), 0, 0, 0, 0)
+
+
+def _can_begin(reading: CacheReading) -> bool:
+    """Whether the lists are known by it, and can stand in few enough orders."""
+    return reading.atomic and reading.rows_free is not None and _nr_orders(reading) <= MAX_TRIES
+
+
+def _quiet_rows(update: Update) -> tuple[int, CacheRows] | None:
+    """Time and debugfs rows of a quiet moment; None for anything else."""
+    if not isinstance(update, CountersReading) or not update.quiet or update.rows_free is None:
+        return None
+    return update.time_ns, _rows(update)
+
+
+def _best(seen: _Seen, blocks: list[tuple[int, int]], start: CacheRows) -> Check:
+    """The comparison in which least differs, of all orders in which the blocks may stand."""
     for ident, pfn, order in seen.before:
         seen.builder.allocate_before(ident, order, pfn, RequestFlag.IN_USE)
     tries = [_compare(seen, list(listed), start) for listed in _listings(blocks)]
@@ -196,34 +210,46 @@ class SplitCheck:
     kernel: Mapping[Level, int]
 
 
+class _Span:
+    """What lies between the first and the last quiet reading that counts splits, once the map is known."""
+
+    def __init__(self) -> None:
+        self.levels: NDArray[np.uint8] | None = None
+        self.totals: list[Mapping[Level, int]] = []
+        self.batches: list[Records] = []
+        self.nr_complete = 0
+        """How many batches the last reading follows."""
+
+    def take(self, update: Update) -> None:
+        if isinstance(update, Records):
+            if self.totals:
+                self.batches.append(Records(update.batch.copy()))
+        elif isinstance(update, MapReading):
+            if update.complete and self.levels is None:
+                self.levels = update.levels.copy()
+        elif isinstance(update, CountersReading) and update.quiet and update.splits_total is not None and self.levels is not None:
+            self.totals.append(update.splits_total)
+            self.nr_complete = len(self.batches)
+
+
 def check_none(updates: Iterable[Update]) -> SplitCheck | None:
     """``none`` with the recorded map and places against vmstat's split counters; None where the recording has not both.
 
     Only for a kernel without the series. Splits of the kernel image's own mapping, which vmstat counts too, are taken off.
     """
-    levels: NDArray[np.uint8] | None = None
-    first: Mapping[Level, int] | None = None
-    last: Mapping[Level, int] | None = None
-    batches: list[Records] = []
-    complete = 0
+    span = _Span()
     for update in updates:
-        if isinstance(update, Records) and first is not None:
-            batches.append(Records(update.batch.copy()))
-        elif isinstance(update, MapReading) and update.complete and levels is None:
-            levels = update.levels.copy()
-        elif isinstance(update, CountersReading) and update.quiet and update.splits_total is not None and levels is not None:
-            if first is None:
-                first = update.splits_total
-            last, complete = update.splits_total, len(batches)
-    if levels is None or first is None or last is None:
+        span.take(update)
+    if span.levels is None or not span.totals:
         return None
-    batches = batches[:complete]
+    batches = span.batches[: span.nr_complete]
     requests = requests_from_updates(batches)
     memory = recorded_memory(
-        levels, "", size_bytes=None, host_bytes=None, fragmentation=0.0, default_fragmentation=0.0, keep_map=True, seed=0
+        span.levels, "", size_bytes=None, host_bytes=None, fragmentation=0.0, default_fragmentation=0.0, keep_map=True, seed=0
     )
     simulation = Simulation(Design.NONE, requests, memory, use_places=True)
     simulation.run()
+    first, last = span.totals[0], span.totals[-1]
     kernel = {level: last[level] - first[level] for level in (Level.M2, Level.G1)}
     for batch in (records.batch for records in batches):
         image = batch[(batch["kind"] == Kind.SPLIT) & (batch["flags"] & Flag.KERNEL_IMAGE != 0)]

@@ -96,10 +96,8 @@ def _walk(path: Path, follow: bool) -> Place:
             status = at.status()
             if status is None and left:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-            if status is not None and stat.S_ISLNK(status.st_mode) and (left or follow):
-                links += 1
-                if links > _MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            if _is_link(status) and (left or follow):
+                links = _one_more(links, path)
                 target = _target(at)
                 given = descriptor_of("/".join([target, *left]))
                 if given is not None:
@@ -115,6 +113,17 @@ def _walk(path: Path, follow: bool) -> Place:
     except BaseException:
         os.close(folder)
         raise
+
+
+def _is_link(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISLNK(status.st_mode)
+
+
+def _one_more(links: int, path: Path) -> int:
+    """The number of links with this one. Raises OSError where those are more than a path may have."""
+    if links >= _MAX_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return links + 1
 
 
 def descriptor_of(path: str) -> int | None:

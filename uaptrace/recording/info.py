@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uaptrace.abi.errors import RecordingError
 from uaptrace.abi.events import Counter, Kind
-from uaptrace.model.updates import CountersReading, MapReading, Start
+from uaptrace.model.updates import CountersReading, MapReading, Start, Update
 from uaptrace.recording import schema
-from uaptrace.recording.reader import Chain, RecordingFile, open_parts
+from uaptrace.recording.reader import Chain, ChainBatch, RecordingFile, open_parts
 from uaptrace.recording.stream import Tail
 
 _NOT_ATTACHED: Final = {"missing": "not attached", "refused": "refused by the kernel"}
@@ -133,55 +134,86 @@ def recording_info(
         chain.close()
 
 
-def _read(chain: Chain, progress: Callable[[int, int], None] | None) -> RecordingInfo:
-    names = schema.kind_names()
-    counts = np.zeros(len(names), np.int64)
-    rows_of: dict[Path, int] = {file.path: 0 for file in chain.files}
-    start: Start | None = None
-    counters: CountersReading | None = None
-    has_baseline = False
-    first_ns: int | None = None
-    last_ns = 0
-    for batch in chain.batches():
-        codes, times = batch.rows.codes, batch.rows.time_ns
-        rows_of[chain.files[batch.after.part].path] += len(codes)
-        skipped = batch.skipped
-        counts += np.bincount(codes[skipped:], minlength=len(names))[: len(names)]
-        if len(codes) > skipped:
-            # A part's head repeats names with the times at which they were first said.
-            if first_ns is None:
-                alone = batch.rows.nr_repeated
-                first_ns = int(times[max(skipped, alone)]) if len(times) > alone else None
-            last_ns = max(last_ns, int(times[skipped:].max()))
-        if (codes[skipped:] >= schema.NR_RECORD_KINDS).any():
+class _Seen:
+    """What is gathered from batch to batch."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._files = chain.files
+        self.names = schema.kind_names()
+        self.counts = np.zeros(len(self.names), np.int64)
+        self.rows_of: dict[Path, int] = {file.path: 0 for file in chain.files}
+        self.start: Start | None = None
+        self.counters: CountersReading | None = None
+        self.has_baseline = False
+        self._first_ns: int | None = None
+        self._last_ns = 0
+
+    @property
+    def duration_ns(self) -> int:
+        return max(self._last_ns - (self._last_ns if self._first_ns is None else self._first_ns), 0)
+
+    @property
+    def words(self) -> NDArray[np.uint64] | None:
+        """The last reading of the programs' counters; None where there is none, or one of an older version."""
+        return None if self.counters is None or len(self.counters.words) <= Counter.HISTOGRAM_SUM else self.counters.words
+
+    def by_kind(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many rows there are of each kind of record, and of other update, for kinds that there are."""
+        found = {name: int(n) for name, n in zip(self.names, self.counts, strict=True) if n}
+        others = set(schema.UPDATE_NAMES.values())
+        return {k: n for k, n in found.items() if k not in others}, {k: n for k, n in found.items() if k in others}
+
+    def take(self, batch: ChainBatch) -> None:
+        codes = batch.rows.codes
+        self.rows_of[self._files[batch.after.part].path] += len(codes)
+        new = codes[batch.skipped :]
+        self.counts += np.bincount(new, minlength=len(self.names))[: len(self.names)]
+        if len(new):
+            self._take_times(batch)
+        if (new >= schema.NR_RECORD_KINDS).any():
             for update in batch.updates:
-                match update:
-                    case Start():
-                        start = start or update
-                    case CountersReading():
-                        counters = update
-                    case MapReading(complete=True):
-                        has_baseline = True
+                self._take_update(update)
+
+    def _take_times(self, batch: ChainBatch) -> None:
+        times = batch.rows.time_ns
+        # A part's head repeats names with the times at which they were first said.
+        alone = batch.rows.nr_repeated
+        if self._first_ns is None and len(times) > alone:
+            self._first_ns = int(times[max(batch.skipped, alone)])
+        self._last_ns = max(self._last_ns, int(times[batch.skipped :].max()))
+
+    def _take_update(self, update: Update) -> None:
+        match update:
+            case Start():
+                self.start = self.start or update
+            case CountersReading():
+                self.counters = update
+            case MapReading(complete=True):
+                self.has_baseline = True
+
+
+def _read(chain: Chain, progress: Callable[[int, int], None] | None) -> RecordingInfo:
+    seen = _Seen(chain)
+    for batch in chain.batches():
+        seen.take(batch)
         if progress is not None:
             progress(chain.position, chain.size_bytes)
-    said = {names[code]: int(n) for code, n in enumerate(counts) if n}
-    words = None if counters is None or len(counters.words) <= Counter.HISTOGRAM_SUM else counters.words
-    lost = (
-        {} if words is None else {Kind(k).name.lower(): int(words[Counter.LOST + k]) for k in range(len(Kind)) if words[Counter.LOST + k]}
-    )
+    records, updates = seen.by_kind()
+    counters, words = seen.counters, seen.words
+    lost = {} if words is None else {kind.name.lower(): int(words[Counter.LOST + kind]) for kind in Kind if words[Counter.LOST + kind]}
     first = chain.files[0]
     return RecordingInfo(
         path=first.path,
         version=first.version,
         writer=first.writer,
-        parts=tuple(_part(file, rows_of[file.path]) for file in chain.files),
+        parts=tuple(_part(file, seen.rows_of[file.path]) for file in chain.files),
         first_part=first.part,
-        start=start,
-        duration_ns=max(last_ns - (last_ns if first_ns is None else first_ns), 0),
-        nr_records=int(counts[: schema.NR_RECORD_KINDS].sum()),
-        records_by_kind=MappingProxyType({n: c for n, c in said.items() if n not in schema.UPDATE_NAMES.values()}),
-        updates_by_kind=MappingProxyType({n: c for n, c in said.items() if n in schema.UPDATE_NAMES.values()}),
-        has_baseline=has_baseline,
+        start=seen.start,
+        duration_ns=seen.duration_ns,
+        nr_records=int(seen.counts[: schema.NR_RECORD_KINDS].sum()),
+        records_by_kind=MappingProxyType(records),
+        updates_by_kind=MappingProxyType(updates),
+        has_baseline=seen.has_baseline,
         lost_by_kind=MappingProxyType(lost),
         contexts_lost=0 if words is None else int(words[Counter.CONTEXT_LOST]),
         missed_runs=None if counters is None else counters.missed_runs,

@@ -11,7 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from uaptrace.abi.units import LEVELS, Level
-from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, Snapshot, SplitRow, UnmappedCacheView, Violation
+from uaptrace.model.snapshot import (
+    Cause,
+    DirectMapView,
+    Histogram,
+    InvariantRow,
+    Loss,
+    ProcessRow,
+    ShrinkerView,
+    SilenceView,
+    Snapshot,
+    SplitRow,
+    UnmappedCacheView,
+    Violation,
+)
 from uaptrace.views import map_grid
 from uaptrace.views.rates import rates_between
 
@@ -26,77 +39,93 @@ Document = dict[str, Any]
 def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Document:
     """The whole snapshot. ``interval``: an earlier snapshot of the same tracing; with it, ``rates`` are given per second."""
     rates = rates_between(interval, snapshot)
-    view = snapshot.direct_map
-    known = view.total_bytes > 0  # No host has no memory: the map was not read yet.
     return {
         **snapshot_head(snapshot),
-        "loss": {
-            "events_taken": snapshot.loss.events_taken,
-            "events_lost": snapshot.loss.events_lost,
-            "lost_by_kind": dict(snapshot.loss.lost_by_kind),
-            "decode_errors": snapshot.loss.decode_errors,
-            "missed_runs": snapshot.loss.missed_runs,
-            "contexts_lost": snapshot.loss.contexts_lost,
-        },
-        "silence": {
-            "active": [reason for reason, is_active in snapshot.silence.active.items() if is_active],
-            "found": dict(snapshot.silence.found),
-            "unseen_pages": snapshot.silence.unseen_pages,
-        }
-        if snapshot.silence.active
-        else None,
-        "direct_map": {
-            **_levels(view.present_bytes if known else None, missing=0 if known else None),
-            "absent": view.absent_bytes if known else None,
-            "absent_by_level": _levels(view.absent_bytes_by_level if known else None, missing=0 if known else None),
-            "total": view.total_bytes if known else None,
-            "large_share": view.large_share,
-            "regions_touched": view.nr_regions_touched,
-            "regions_split": view.nr_regions_split,
-            "regions_stranded": view.nr_regions_stranded,
-            "absent_pages_per_touched_region": view.absent_pages_per_touched_region,
-            "entries": view.nr_entries if known else None,
-            "entries_unsplit": view.nr_entries_unsplit if known else None,
-            "page_table_bytes": view.page_table_bytes if known else None,
-            "largest_intact_bytes": view.largest_intact_bytes,
-            "kernel": _levels(view.kernel_bytes, missing=None) if view.kernel_bytes is not None else None,
-        },
+        "loss": _loss(snapshot.loss),
+        "silence": _silence(snapshot.silence) if snapshot.silence.active else None,
+        "direct_map": _direct_map(snapshot.direct_map),
         "splits": {**_splits(snapshot), "rows": [_split_row(row) for row in snapshot.split_rows]},
         "unmapped_cache": _cache(snapshot.cache) if snapshot.cache is not None else None,
         "operations": {name: {"calls": o.calls, "failed": o.failed} for name, o in snapshot.operations.items()},
         "latency": {name: _histogram(h) for name, h in snapshot.latency.items()},
-        "shrinker": {
-            "runs": snapshot.shrinker.runs,
-            "counts": snapshot.shrinker.counts,
-            "asked_pages": snapshot.shrinker.asked_pages,
-            "released_pages": snapshot.shrinker.released_pages,
-        }
-        if snapshot.shrinker is not None
-        else None,
+        "shrinker": _shrinker(snapshot.shrinker) if snapshot.shrinker is not None else None,
         "counters": {name: int(value) for name, value in snapshot.counters.items()},
         "rates": {"interval_s": rates.interval_s, **rates.as_dict()} if rates is not None else None,
-        "processes": [
-            {
-                "tgid": p.tgid,
-                "comm": p.comm,
-                "started_ns": p.started_ns,
-                "cgroup_id": p.cgroup_id,
-                "cgroup": p.cgroup or None,
-                "events": p.events,
-                "allocated_pages": p.allocated_pages,
-                "freed_pages": p.freed_pages,
-                "set_direct_map_calls": p.set_direct_map_calls,
-                "splits": p.splits,
-                "refills": p.refills,
-            }
-            for p in snapshot.processes
-        ],
+        "processes": [_process(row) for row in snapshot.processes],
         "audit": {"invariants": [_invariant(row) for row in snapshot.audit]},
         "hooks": [
             {"name": h.name, "symbol": h.symbol, "mechanism": h.mechanism, "state": h.state, "reason": h.reason} for h in snapshot.hooks
         ],
         "reconcile": {"error_bytes": snapshot.reconcile_error_bytes, "error_blocks": snapshot.reconcile_error_blocks},
         "map": map_grid.ranges_of(snapshot.regions) if snapshot.regions is not None else None,
+    }
+
+
+def _loss(loss: Loss) -> Document:
+    return {
+        "events_taken": loss.events_taken,
+        "events_lost": loss.events_lost,
+        "lost_by_kind": dict(loss.lost_by_kind),
+        "decode_errors": loss.decode_errors,
+        "missed_runs": loss.missed_runs,
+        "contexts_lost": loss.contexts_lost,
+    }
+
+
+def _silence(silence: SilenceView) -> Document:
+    return {
+        "active": [reason for reason, is_active in silence.active.items() if is_active],
+        "found": dict(silence.found),
+        "unseen_pages": silence.unseen_pages,
+    }
+
+
+def _direct_map(view: DirectMapView) -> Document:
+    known = view.total_bytes > 0  # No host has no memory: the map was not read yet.
+    read = {
+        **_levels(view.present_bytes, missing=0),
+        "absent": view.absent_bytes,
+        "absent_by_level": _levels(view.absent_bytes_by_level, missing=0),
+        "total": view.total_bytes,
+        "entries": view.nr_entries,
+        "entries_unsplit": view.nr_entries_unsplit,
+        "page_table_bytes": view.page_table_bytes,
+    }
+    unread = {name: _levels(None, missing=None) if name == "absent_by_level" else None for name in read}
+    return {
+        **(read if known else unread),
+        "large_share": view.large_share,
+        "regions_touched": view.nr_regions_touched,
+        "regions_split": view.nr_regions_split,
+        "regions_stranded": view.nr_regions_stranded,
+        "absent_pages_per_touched_region": view.absent_pages_per_touched_region,
+        "largest_intact_bytes": view.largest_intact_bytes,
+        "kernel": _levels(view.kernel_bytes, missing=None) if view.kernel_bytes is not None else None,
+    }
+
+
+def _shrinker(shrinker: ShrinkerView) -> Document:
+    return {
+        "runs": shrinker.runs,
+        "counts": shrinker.counts,
+        "asked_pages": shrinker.asked_pages,
+        "released_pages": shrinker.released_pages,
+    }
+
+
+def _process(row: ProcessRow) -> Document:
+    return {
+        "tgid": row.tgid,
+        "comm": row.comm,
+        "started_ns": row.started_ns,
+        "cgroup_id": row.cgroup_id,
+        "cgroup": row.cgroup or None,
+        "events": row.events,
+        "allocated_pages": row.allocated_pages,
+        "freed_pages": row.freed_pages,
+        "set_direct_map_calls": row.set_direct_map_calls,
+        "splits": row.splits,
+        "refills": row.refills,
     }
 
 
@@ -201,6 +230,7 @@ def _splits(snapshot: Snapshot) -> Document:
         "undecided": _levels(splits.undecided, LARGE),
         "during_attach": _levels(splits.during_attach, LARGE),
         "kernel_total": _levels(splits.kernel_total, LARGE, None) if splits.kernel_total is not None else None,
+        "kernel_collapses": _levels(splits.kernel_collapses, LARGE, None) if splits.kernel_collapses is not None else None,
         "other_mappings": splits.other_mappings,
     }
 

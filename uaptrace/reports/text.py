@@ -16,7 +16,7 @@ from uaptrace.reports.documents import (
     split_groups,
     splits_to_json,
 )
-from uaptrace.views import panels, words
+from uaptrace.views import panels, split_panels, words
 from uaptrace.views.lines import Line, ansi, heading, line, paragraph, plain
 from uaptrace.views.overview import overview
 from uaptrace.views.rates import Sample, rates_between
@@ -54,7 +54,7 @@ def splits_to_text(snapshot: Snapshot, group_by: GroupBy = "row", width: int = 8
     ``stacks`` adds the whole stack where a row or a group has one.
     """
     splits = snapshot.splits
-    lines = [*_header(snapshot, width), *panels.splits_panel(snapshot, width)]
+    lines = [*_header(snapshot, width), *split_panels.splits_panel(snapshot, width)]
     title = "Ledger" if group_by == "row" else f"Ledger by {group_by}"
     lines.append(heading(title, width, "most splits first"))
     if not snapshot.split_rows and not splits.by_cause:
@@ -110,7 +110,7 @@ def _rows(snapshot: Snapshot, width: int, stacks: bool) -> list[Line]:
     for row in snapshot.split_rows:
         who = words.shorten(f"{row.comm or words.UNKNOWN} [{row.tgid}]", 22)
         level = words.LEVEL_WORDS[row.level]
-        frame = words.shorten(panels.top_frame(row), max(8, width - 61))
+        frame = words.shorten(split_panels.top_frame(row), max(8, width - 61))
         out.append(line(f" {row.count:>7,} {level} {row.cause.value:<15}{who:<23}{_since(snapshot, row.last_time_ns):>8}  {frame}"))
         if row.cgroup and stacks:
             out.append(line((f"{'':>12}cgroup {words.shorten_path(row.cgroup, max(8, width - 19))}", "dim")))
@@ -130,6 +130,6 @@ def _name(group: dict[str, Any], group_by: GroupBy) -> str:
         case "cgroup":
             return group["cgroup"] or f"unknown (id {group['cgroup_id']})"
         case "stack":
-            return f"{group['cause']}: {panels.telling_frame(group['stack'])}"
+            return f"{group['cause']}: {split_panels.telling_frame(group['stack'])}"
         case _:
             return str(group["cause"])

@@ -121,15 +121,19 @@ class Session(Generic[AnyFeed]):
                 if not self._asked():
                     self._source.rest(REST_S)
             now = time.monotonic()
-            beaten = now >= self._heartbeat.next_s and self._heartbeat.beat()
             due = interval_s is not None and now >= next_publish
-            if beaten or due or self._asked() or self._reconcile_due():
-                self._settle()
-            if due or self._asked():
-                self._publish(rows=due)
+            self._answer(now, due)
             if due and interval_s is not None:
                 # The deadline is the clock's: answers to others do not move it, and what was missed is not made up for.
                 next_publish += interval_s * (1 + (now - next_publish) // interval_s)
+
+    def _answer(self, now: float, due: bool) -> None:
+        """Beat, settle and publish, each where it is time for it or somebody waits."""
+        beaten = now >= self._heartbeat.next_s and self._heartbeat.beat()
+        if beaten or due or self._asked() or self._reconcile_due():
+            self._settle()
+        if due or self._asked():
+            self._publish(rows=due)
 
     def take_records(self) -> bool:
         """Take in everything that is in the ring. Whether there was anything."""

@@ -36,12 +36,7 @@ def folder_here(folder: Path, label: str) -> Path:
 def join(folder: Path, labels: Sequence[str]) -> tuple[Plan, list[Run]]:
     """All kernels of the folder as one trial, in the order in which their runs were begun, or that of ``labels``: the first is the
     baseline. UsageError where there are not two, or they were not given the same work."""
-    plans = _plans(folder)
-    if labels:
-        missing = [label for label in labels if label not in plans]
-        if missing:
-            raise UsageError(f"{folder} has no runs of {missing[0]} (it has {', '.join(plans) or 'none'})")
-        plans = {label: plans[label] for label in labels}
+    plans = _chosen(_plans(folder), labels, folder)
     if len(plans) < 2:
         raise UsageError(
             f"{folder} has runs of {len(plans)} kernels: boot another one, and run uaptrace trial --here NAME -o {folder} there"
@@ -59,6 +54,14 @@ def join(folder: Path, labels: Sequence[str]) -> tuple[Plan, list[Run]]:
             if run_folder.exists():
                 runs.append(read_run(kernel, run_folder, number, repetition))
     return whole, runs
+
+
+def _chosen(plans: dict[str, dict[str, Any]], labels: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Those with these labels, in their order; all where there are no labels."""
+    missing = [label for label in labels if label not in plans]
+    if missing:
+        raise UsageError(f"{folder} has no runs of {missing[0]} (it has {', '.join(plans) or 'none'})")
+    return {label: plans[label] for label in labels} if labels else plans
 
 
 def _plans(folder: Path) -> dict[str, dict[str, Any]]:

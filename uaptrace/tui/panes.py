@@ -244,6 +244,11 @@ def split_detail(row: SplitRow, snapshot: Snapshot, width: int) -> list[Line]:
     return out
 
 
+def _no_map(was_read: bool, width: int) -> list[Line]:
+    why = "No memory is known yet." if was_read else "The map is read when it is first looked at; it comes with the next snapshot."
+    return [heading("The direct map", width), *paragraph(why, width)]
+
+
 class MapPane(Widget, can_focus=True):
     """View 4: the direct map as a picture with a cursor."""
 
@@ -329,12 +334,7 @@ class MapPane(Widget, can_focus=True):
         table = snapshot.regions
         if table is None or not table.level.any():
             self._grid = None
-            why = (
-                "The map is read when it is first looked at; it comes with the next snapshot."
-                if table is None
-                else "No memory is known yet."
-            )
-            return [heading("The direct map", width), *paragraph(why, width)]
+            return _no_map(table is not None, width)
         side = 36 if width >= SIDE_BY_SIDE else 0
         room = width - side - 17 if side else width - 15
         self._per_row = max(p for p in (16, 32, 64, 128, 256) if p == 16 or p <= room)
@@ -347,10 +347,7 @@ class MapPane(Widget, can_focus=True):
         self.zoom = min(self.zoom, fitting.bit_length() - 1)
         self._grid = grid = map_grid.cells(table, scale)
         cursor = self._index()
-        rows = map_grid.rows(grid, self._per_row)
-        at = next((i for i, row in enumerate(rows) if row.start <= cursor < row.start + self._per_row * max(1, row.nr_rows)), 0)
-        first = max(0, min(at - self._nr_rows // 2, len(rows) - self._nr_rows))
-        picture = [map_grid.row_line(grid, row, self._per_row, cursor) for row in rows[first : first + self._nr_rows]]
+        picture = self._rows_around(grid, cursor)
         if side:
             picture = beside([(picture, 15 + self._per_row), (self._facts(snapshot, figures, side), side)])
         picture += [()] * (self._nr_rows - len(picture))
@@ -359,6 +356,13 @@ class MapPane(Widget, can_focus=True):
             bottom.append(self._short_facts(snapshot, figures))
         bottom.append(line(" ▸ ", (map_grid.describe(table, grid, cursor), "strong")))
         return [fit(a_line, width) for a_line in [*top, *picture[: self._nr_rows], *bottom]]
+
+    def _rows_around(self, grid: map_grid.Cells, cursor: int) -> list[Line]:
+        """As many rows as there is room for, the cursor's in the middle where possible."""
+        rows = map_grid.rows(grid, self._per_row)
+        at = next((i for i, row in enumerate(rows) if row.start <= cursor < row.start + self._per_row * max(1, row.nr_rows)), 0)
+        first = max(0, min(at - self._nr_rows // 2, len(rows) - self._nr_rows))
+        return [map_grid.row_line(grid, row, self._per_row, cursor) for row in rows[first : first + self._nr_rows]]
 
     def _short_facts(self, snapshot: Snapshot, figures: map_grid.MapFigures) -> Line:
         return line(

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from uaptrace.model.snapshot import ProcessRow, Snapshot, SplitRow
 from uaptrace.views import words
-from uaptrace.views.panels import top_frame
+from uaptrace.views.split_panels import top_frame
 
 Row = TypeVar("Row")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uaptrace.model.snapshot import Snapshot
-from uaptrace.views import panels
+from uaptrace.views import panels, split_panels
 from uaptrace.views.lines import Line, beside
 from uaptrace.views.rates import Rates, Sample
 
@@ -37,9 +37,9 @@ def overview(
         return [*status, *direct_map, *cache, *activity]
     out = [*direct_map, *cache, *activity, *status]
     further = [
-        panels.splits_panel(snapshot, width),
+        split_panels.splits_panel(snapshot, width),
         panels.processes_panel(snapshot, width, keys=keys),
-        panels.ledger_panel(snapshot, width, keys=keys),
+        split_panels.ledger_panel(snapshot, width, keys=keys),
         panels.health_panel(snapshot, width),
         panels.history_panel(samples, width) if samples else [],
         panels.audit_panel(snapshot, width, keys=keys) if snapshot.audit else [],
@@ -60,7 +60,7 @@ def _two_columns(
     half = (width - GAP) // 2
     first = max(half, min(CACHE_WIDTH, width - GAP - 56))
     second = width - GAP - first
-    left = [*_top_left(snapshot, first), *panels.splits_panel(snapshot, first)]
+    left = [*_top_left(snapshot, first), *split_panels.splits_panel(snapshot, first)]
     _fill(left, [[(), *panels.health_panel(snapshot, first)]], room)
     right = [*panels.activity_panel(snapshot, rates, second), (), *panels.history_panel(samples, second), ()]
     further = [
@@ -79,8 +79,8 @@ def _three_columns(
     first = max(third, min(CACHE_WIDTH, width - 2 * (GAP + 62)))
     second = (width - first - 2 * GAP) // 2
     last = width - first - second - 2 * GAP
-    left = [*_top_left(snapshot, first), *panels.splits_panel(snapshot, first), ()]
-    _fill(left, [panels.ledger_panel(snapshot, first, rows=20, keys=keys)], room)
+    left = [*_top_left(snapshot, first), *split_panels.splits_panel(snapshot, first), ()]
+    _fill(left, [split_panels.ledger_panel(snapshot, first, rows=20, keys=keys)], room)
     middle = [*panels.activity_panel(snapshot, rates, second), (), *panels.history_panel(samples, second), ()]
     middle += panels.health_panel(snapshot, second)
     right = [*panels.processes_panel(snapshot, last, rows=12, keys=keys), ()]

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from uaptrace.abi.units import NR_ORDERS, Level
 from uaptrace.model.hook_status import HookStatus
-from uaptrace.model.snapshot import Cause, Histogram, InvariantRow, ProcessRow, Snapshot, SplitRow, UnmappedCacheView, Violation
+from uaptrace.model.snapshot import (
+    Histogram,
+    InvariantRow,
+    Loss,
+    ProcessRow,
+    Snapshot,
+    UnmappedCacheView,
+    Violation,
+)
 from uaptrace.views import words
 from uaptrace.views.charts import bar, sparkline
 from uaptrace.views.lines import Line, Style, fit, heading, line, paragraph, text_of, wrap
@@ -111,7 +120,8 @@ def cache_facts(cache: UnmappedCacheView, snapshot: Snapshot) -> list[str]:
     return facts
 
 
-ACTIVITY: tuple[tuple[str, str, str | None, bool], ...] = (
+_Activity = tuple[str, str, str | None, bool]
+ACTIVITY: tuple[_Activity, ...] = (
     ("allocations", "allocations", None, True),
     ("  hits", "hits", "cache_hit", True),
     ("  refills", "refills", "cache_refill", True),
@@ -135,16 +145,7 @@ def activity_panel(snapshot: Snapshot, rates: Rates | None, width: int) -> list[
     by_name = rates.as_dict() if rates else {}
     counts = totals(snapshot)
     if 76 <= width < 100 and snapshot.cache is not None:
-        left, right = rows[:6], rows[6:]
-        column = (width - 2) // 2
-        head = f" {'':<13}{'/s':>7}{'p50 ≤':>8}{'p99 ≤':>8}"
-        out.append(line((f"{head:<{column}}  {head[:column]}", "dim")))
-        for i in range(6):
-            parts = []
-            for block in (left, right):
-                parts.append(f"{_activity_short(snapshot, by_name, block[i]) if i < len(block) else '':<{column}}")
-            out.append(line("  ".join(parts)))
-        return out
+        return [*out, *_activity_in_two(snapshot, by_name, rows, (width - 2) // 2)]
     name_width = 14
     wide = width >= 56
     out.append(line((f" {'':<{name_width}}{'/s':>8}" + (f"{'total':>13}" if wide else "") + f"{'p50 ≤':>9}{'p99 ≤':>9}", "dim")))
@@ -157,7 +158,17 @@ def activity_panel(snapshot: Snapshot, rates: Rates | None, width: int) -> list[
     return out
 
 
-def _activity_short(snapshot: Snapshot, by_name: dict[str, float | None], row: tuple[str, str, str | None, bool]) -> str:
+def _activity_in_two(snapshot: Snapshot, by_name: dict[str, float | None], rows: Sequence[_Activity], column: int) -> list[Line]:
+    """Two blocks side by side, each of that width."""
+    nr_lines = 6
+    head = f" {'':<13}{'/s':>7}{'p50 ≤':>8}{'p99 ≤':>8}"
+    out = [line((f"{head:<{column}}  {head[:column]}", "dim"))]
+    for pair in itertools.zip_longest(rows[:nr_lines], rows[nr_lines:]):
+        out.append(line("  ".join(f"{_activity_short(snapshot, by_name, row) if row else '':<{column}}" for row in pair)))
+    return out
+
+
+def _activity_short(snapshot: Snapshot, by_name: dict[str, float | None], row: _Activity) -> str:
     label, name, latency, _ = row
     p50, p99 = quantiles(snapshot.latency.get(latency) if latency else None)
     latency_words = f"{p50:>8}{p99:>8}" if latency else ""
@@ -169,61 +180,6 @@ def quantiles(histogram: Histogram | None) -> tuple[str, str]:
     if histogram is None:
         return words.UNKNOWN, words.UNKNOWN
     return words.duration(histogram.quantile_ns(0.5)), words.duration(histogram.quantile_ns(0.99))
-
-
-def splits_panel(snapshot: Snapshot, width: int) -> list[Line]:
-    """Splits by cause since tracing began, what is unexplained, and what attaching did."""
-    splits = snapshot.splits
-    out = [heading("Splits by cause", width, f"2M: {splits.by_level(Level.M2):,} · 1G: {splits.by_level(Level.G1):,} since start")]
-    rows: list[tuple[str, int | None, int | None]] = []
-    for cause in Cause:
-        numbers = [splits.by_cause.get((level, cause), 0) for level in (Level.M2, Level.G1)]
-        if any(numbers):
-            rows.append((cause.value + (" (uaptrace)" if cause == Cause.SELF else ""), numbers[0], numbers[1]))
-    rows.sort(key=lambda r: -((r[1] or 0) + (r[2] or 0)))
-    rows.append(("unexplained", splits.unexplained.get(Level.M2), splits.unexplained.get(Level.G1)))
-    if any(splits.undecided.values()):
-        rows.append(("not decided yet", splits.undecided.get(Level.M2), splits.undecided.get(Level.G1)))
-    rows.append(("while attaching", splits.during_attach.get(Level.M2), splits.during_attach.get(Level.G1)))
-    if splits.kernel_total is not None:
-        rows.append(("vmstat, since boot", splits.kernel_total.get(Level.M2), splits.kernel_total.get(Level.G1)))
-    out.append(line((f" {'':<22}{'2M':>9}{'1G':>9}", "dim")))
-    most = max((r[1] or 0) + (r[2] or 0) for r in rows[:-2]) if len(rows) > 2 else 0
-    for name, m2, g1 in rows:
-        style: Style = "warn" if name == "unexplained" and (m2 or g1) else ""
-        chart = bar(((m2 or 0) + (g1 or 0)) / most, max(0, width - 43)) if most and name in set(Cause) and width >= 56 else ""
-        out.append(line((f" {name:<22}{words.number(m2):>9}{words.number(g1):>9}", style), (f"  {chart.replace('·', ' ')}", "k4")))
-    if splits.other_mappings:
-        note = f"{splits.other_mappings:,} more outside the direct map (vmalloc, modules), which vmstat counts on some kernels only"
-        out.extend(paragraph(note, width, style="dim"))
-    return out
-
-
-MECHANISM = ("__change_page_attr", "change_page_attr", "set_direct_map_", "__set_pages", "set_memory_", "set_pages_", "flush_tlb_all")
-
-
-def telling_frame(stack: Sequence[str]) -> str:
-    """The frame of a stack (innermost first) that says most: the innermost that is not part of the attribute change itself."""
-    frame = next((f for f in stack if not f.startswith(MECHANISM)), stack[0] if stack else words.UNKNOWN)
-    return words.clean(frame)
-
-
-def top_frame(row: SplitRow) -> str:
-    """The frame that says most of a row of the ledger."""
-    return telling_frame(row.stack)
-
-
-def ledger_panel(snapshot: Snapshot, width: int, rows: int = 8, *, keys: bool = True) -> list[Line]:
-    """The first rows of the ledger."""
-    out = [heading("Splits ledger", width, "most splits first" + (" · 3 for all" if keys else ""))]
-    out.append(line((f" {'count':>6} of {'cause':<15}{'process':<16}by", "dim")))
-    if not snapshot.split_rows:
-        out.append(line((" no splits yet", "dim")))
-    for row in snapshot.split_rows[:rows]:
-        level = (words.LEVEL_WORDS[row.level], LEVEL_STYLES[row.level])
-        who = f" {row.cause.value:<15}{words.shorten(row.comm or words.UNKNOWN, 15):<16}"
-        out.append(line(f" {words.compact(row.count, 6):>6} ", level, who, words.shorten(top_frame(row), max(8, width - 42))))
-    return out
 
 
 def processes_panel(snapshot: Snapshot, width: int, rows: int = 8, *, keys: bool = True) -> list[Line]:
@@ -270,16 +226,24 @@ def history_panel(samples: Sequence[Sample], width: int) -> list[Line]:
     )
     absent = [float(s.absent_bytes) for s in shown]
     out.append(line(f" {'absent':<17}", (sparkline(absent, chart_width), "absent"), f"  max {words.size(int(max(absent)))}"))
-    series: list[tuple[str, list[float | None], Style]] = [
-        ("splits /s", [s.rates.splits if s.rates else None for s in shown], "k4"),
-        ("set_direct_map /s", [s.rates.set_direct_map if s.rates else None for s in shown], "g1"),
-    ]
-    if any(s.rates and s.rates.allocations is not None for s in shown):
-        series.append(("allocations /s", [s.rates.allocations if s.rates else None for s in shown], "good"))
-    for name, values, style in series:
+    for name, values, style in _rates_over_time(shown):
         peak = max((v for v in values if v is not None), default=None)
         out.append(line(f" {name:<17}", (sparkline(values, chart_width), style), f"  max {words.per_second(peak)}"))
     return out
+
+
+def _rates_over_time(shown: Sequence[Sample]) -> list[tuple[str, list[float | None], Style]]:
+    def values(rate: Callable[[Rates], float | None]) -> list[float | None]:
+        return [rate(sample.rates) if sample.rates else None for sample in shown]
+
+    series: list[tuple[str, list[float | None], Style]] = [
+        ("splits /s", values(lambda rates: rates.splits), "k4"),
+        ("set_direct_map /s", values(lambda rates: rates.set_direct_map), "g1"),
+    ]
+    allocations = values(lambda rates: rates.allocations)
+    if any(value is not None for value in allocations):
+        series.append(("allocations /s", allocations, "good"))
+    return series
 
 
 def audit_summary(audit: Sequence[InvariantRow]) -> tuple[str, Style]:
@@ -362,17 +326,7 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
         out.append(line(f" last exact {words.clock(ago)} ago"))
     out.extend(wrap([f"{loss.events_taken:,} events taken", f"{loss.total:,} lost"], width, style="warn" if loss.total else ""))
     if loss.total:
-        details = [f"{number:,} {kind}" for kind, number in loss.lost_by_kind.items() if number]
-        details += [
-            f"{number:,} {name}"
-            for name, number in (
-                ("decode errors", loss.decode_errors),
-                ("missed runs", loss.missed_runs),
-                ("contexts lost", loss.contexts_lost),
-            )
-            if number
-        ]
-        out.extend(wrap(details, width, indent="   ", style="warn"))
+        out.extend(wrap(_losses(loss), width, indent="   ", style="warn"))
     if loss.missed_runs is None:
         out.extend(wrap(["how often the kernel left a program out is unknown"], width))
     if silences := sum(snapshot.silence.found.values()):
@@ -390,6 +344,12 @@ def health_panel(snapshot: Snapshot, width: int) -> list[Line]:
     if snapshot.host.kfence:
         out.extend(paragraph("KFENCE is on: its page flips cannot be seen.", width, style="dim"))
     return out
+
+
+def _losses(loss: Loss) -> list[str]:
+    """Each kind of loss that there was."""
+    beside = {"decode errors": loss.decode_errors, "missed runs": loss.missed_runs, "contexts lost": loss.contexts_lost}
+    return [f"{number:,} {kind}" for kind, number in (*loss.lost_by_kind.items(), *beside.items()) if number]
 
 
 def _hook_lines(hooks: Sequence[HookStatus], width: int) -> list[Line]:

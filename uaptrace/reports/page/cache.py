@@ -9,7 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE
-from uaptrace.model.snapshot import Histogram
+from uaptrace.model.snapshot import Histogram, ShrinkerView, UnmappedCacheView
 from uaptrace.reports.page.gather import Recorded
 from uaptrace.reports.page.parts import Charts
 from uaptrace.reports.page.rendering import render
@@ -35,28 +35,35 @@ def cache_section(recorded: Recorded, charts: Charts) -> Markup:
     cache = recorded.end.cache
     if cache is None:
         return render("cache", known=False)
-    points = [p for p in recorded.points if p.cache_free is not None]
-    orders = [o for o in range(NR_ORDERS) if any(p.cache_free and p.cache_free[o] for p in points)]
-    series: list[tuple[str, str, Sequence[float | None]]] = [
-        ("handed out", "#9aa4b2", [(p.handed_out_pages or 0) * PAGE_SIZE for p in points]),
-        *(
-            (f"free, order {o}", _order_color(o), [float((p.cache_free[o] if p.cache_free else 0) << o) * PAGE_SIZE for p in points])
-            for o in orders
-        ),
-    ]
-    chart = charts.add("Pages of the unmapped cache", [p.time_s for p in points], series, "bytes")
-    shown = [o for o in range(NR_ORDERS) if any(row[o] for row in (cache.free, cache.cached, cache.released, cache.allocated, cache.freed))]
-    rows = [
-        (str(o), *(words.number(row[o]) for row in (cache.free, cache.cached, cache.released, cache.allocated, cache.freed))) for o in shown
-    ]
+    counted = list(zip(cache.free, cache.cached, cache.released, cache.allocated, cache.freed, strict=True))
+    return render(
+        "cache",
+        known=True,
+        chart=_pages_over_time(recorded, charts),
+        rows=[(str(order), *map(words.number, numbers)) for order, numbers in enumerate(counted) if any(numbers)],
+        said=_cache_facts(cache, recorded.end.shrinker),
+        differing_blocks=recorded.end.reconcile_error_blocks,
+    )
+
+
+def _pages_over_time(recorded: Recorded, charts: Charts) -> Markup:
+    points = [(p.time_s, p.handed_out_pages or 0, p.cache_free) for p in recorded.points if p.cache_free is not None]
+    series: list[tuple[str, str, Sequence[float | None]]] = [("handed out", "#9aa4b2", [pages * PAGE_SIZE for _, pages, _ in points])]
+    for order in range(NR_ORDERS):
+        blocks = [free[order] for _, _, free in points]
+        if any(blocks):
+            series.append((f"free, order {order}", _order_color(order), [float(n << order) * PAGE_SIZE for n in blocks]))
+    return charts.add("Pages of the unmapped cache", [time_s for time_s, _, _ in points], series, "bytes")
+
+
+def _cache_facts(cache: UnmappedCacheView, shrinker: ShrinkerView | None) -> str:
     hit = words.percent(cache.hits / cache.requests) if cache.requests else words.UNKNOWN
     facts = f"{words.plural(cache.requests, 'request')}, {hit} without a refill; {words.plural(cache.refills, 'refill')}"
     facts += f" ({cache.refill_fallbacks:,} of less than the first order tried), {words.plural(cache.failures, 'failure')}."
-    if recorded.end.shrinker is not None and recorded.end.shrinker.runs:
-        shrinker = recorded.end.shrinker
+    if shrinker is not None and shrinker.runs:
         facts += f" The shrinker ran {words.plural(shrinker.runs, 'time')} and gave back {shrinker.released_pages:,} pages"
         facts += f" of {shrinker.asked_pages:,} asked for."
-    return render("cache", known=True, chart=chart, rows=rows, said=facts, differing_blocks=recorded.end.reconcile_error_blocks)
+    return facts
 
 
 def _order_color(order: int) -> str:

@@ -44,6 +44,10 @@ class Point:
     refills: int
     events_lost: int
 
+    def splits_by(self, cause: Cause) -> int:
+        """Splits of both sizes so far."""
+        return sum(number for (_, by), number in self.splits.items() if by == cause)
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
@@ -33,16 +33,20 @@ def page(recordeds: Sequence[Recorded]) -> str:
     """The page of one recording, or of two to compare."""
     charts = Charts()
     pair = (recordeds[0], recordeds[1]) if len(recordeds) == 2 else None
+
+    def each(id_: str, title: str, said: str, column: Callable[[Recorded], Markup], *, wide: bool = False) -> Section:
+        return Section(id_, title, said, [column(recorded) for recorded in recordeds], wide=wide)
+
     sections = [
-        Section("map", "The direct map", render("map_said"), [_map(r) for r in recordeds]),
-        Section("coverage", "Mappings over time", _COVERAGE_WORDS, [_coverage(r, charts) for r in recordeds]),
-        Section("splits", "Splits", _SPLIT_WORDS, [_splits(r, charts) for r in recordeds]),
-        Section("flame", "Who splits: stacks", _FLAME_WORDS, [_flame(r) for r in recordeds], wide=True),
+        each("map", "The direct map", render("map_said"), _map),
+        each("coverage", "Mappings over time", _COVERAGE_WORDS, lambda r: _coverage(r, charts)),
+        each("splits", "Splits", _SPLIT_WORDS, lambda r: _splits(r, charts)),
+        each("flame", "Who splits: stacks", _FLAME_WORDS, _flame, wide=True),
         *([_flame_difference(*pair)] if pair and any(r.end.split_rows for r in pair) else []),
-        Section("cache", "The unmapped cache", CACHE_WORDS, [cache_section(r, charts) for r in recordeds]),
-        Section("latency", "How long it takes", LATENCY_WORDS, [latency_section(r) for r in recordeds]),
-        Section("audit", "Audit", AUDIT_WORDS, [audit_section(r) for r in recordeds]),
-        Section("loss", "What was lost, and what was watched", "", [_loss(r) for r in recordeds]),
+        each("cache", "The unmapped cache", CACHE_WORDS, lambda r: cache_section(r, charts)),
+        each("latency", "How long it takes", LATENCY_WORDS, latency_section),
+        each("audit", "Audit", AUDIT_WORDS, audit_section),
+        each("loss", "What was lost, and what was watched", "", _loss),
     ]
     return render(
         "page",
@@ -215,12 +219,12 @@ _SPLIT_WORDS: Final = "Each split turns one large mapping into 512 smaller ones,
 
 def _splits(recorded: Recorded, charts: Charts) -> Markup:
     splits = recorded.end.splits
-    causes = [c for c in Cause if any(splits.by_cause.get((level, c), 0) for level in _SPLIT_LEVELS)]
+    causes = _causes(splits)
     unexplained = {level: n for level, n in splits.unexplained.items() if n}
     if not causes and not unexplained:
         return render("splits", rows=[], notes=_split_notes(splits))
     series: list[tuple[str, str, Sequence[float | None]]] = [
-        (c.value, CAUSE_COLORS[c], [float(sum(n for (_, d), n in p.splits.items() if d == c)) for p in recorded.points]) for c in causes
+        (cause.value, CAUSE_COLORS[cause], [float(point.splits_by(cause)) for point in recorded.points]) for cause in causes
     ]
     rows = [
         {"key": f"c-{c.value}", "cause": c.value, "numbers": _numbers(splits.by_cause.get((level, c), 0) for level in _SPLIT_LEVELS)}
@@ -245,6 +249,11 @@ def _splits(recorded: Recorded, charts: Charts) -> Markup:
     )
 
 
+def _causes(splits: SplitsView) -> list[Cause]:
+    """Those that split something."""
+    return [cause for cause in Cause if any(splits.by_cause.get((level, cause), 0) for level in _SPLIT_LEVELS)]
+
+
 _SPLIT_LEVELS: Final = (Level.M2, Level.G1)
 
 
@@ -257,6 +266,9 @@ def _split_notes(splits: SplitsView) -> list[str]:
     notes = [f"Attaching uaptrace itself split {attach}; that is not counted above."] if attach else []
     if splits.other_mappings:
         notes.append(f"{words.plural(splits.other_mappings, 'split')} outside the direct map (vmalloc) are not counted above.")
+    if splits.kernel_collapses is not None and any(splits.kernel_collapses.values()):
+        made = " and ".join(words.plural(n, f"{words.LEVEL_WORDS[level]} mapping") for level, n in splits.kernel_collapses.items() if n)
+        notes.append(f"Since boot the kernel put {made} together again out of smaller ones.")
     return notes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from uaptrace.abi.units import LEVELS, Level
-from uaptrace.model.snapshot import Cause
+from uaptrace.model.snapshot import Cause, Snapshot
 from uaptrace.process.plain import plain
 from uaptrace.reports.documents import snapshot_to_json
 from uaptrace.reports.page import figures as key
@@ -89,35 +89,48 @@ def _one(recorded: Recorded, level: int, *, figures: bool) -> list[str]:
     out += [_text(f"{facts}. State: {state}. {words.plural(end.loss.total, 'event')} lost."), ""]
     if figures:
         out += _table(("", ""), [(f.label, f.text) for f in key.figures(recorded) if f.value is not None])
-    causes = [c for c in Cause if any(end.splits.by_cause.get((lv, c), 0) for lv in (Level.M2, Level.G1))]
-    if causes:
-        rows = [(c.value, *(words.number(end.splits.by_cause.get((lv, c), 0)) for lv in (Level.M2, Level.G1))) for c in causes]
-        out += ["", f"{'#' * (level + 1)} Splits by cause", "", *_table(("cause", "2M", "1G"), rows)]
-        stacks = [
-            (
-                words.number(r.count),
-                words.LEVEL_WORDS[r.level],
-                r.comm or str(r.tgid),
-                " ← ".join(f.split("+0x", 1)[0] for f in r.stack[:6]) or "no stack",
-            )
-            for r in end.split_rows[:MAX_ROWS]
-        ]
-        out += ["", *_table(("splits", "of", "process", "stack, innermost first"), stacks)]
-    broken = [row for row in end.audit if row.violated]
-    checked = [row for row in end.audit if row.checked]
-    if checked:
-        out += ["", f"{'#' * (level + 1)} Audit", "", f"{len(checked)} of {len(end.audit)} invariants were checked, {len(broken)} broken."]
-        if broken:
-            out += [
-                "",
-                *_table(
-                    ("", "invariant", "checked", "broken"),
-                    [(str(r.number), r.title, words.number(r.checked), words.number(r.violated)) for r in broken],
-                ),
-            ]
-    if recorded.info.missing:
-        out += ["", f"{'#' * (level + 1)} Missing", "", *(f"- {_text(sentence)}" for sentence in recorded.info.missing)]
+    for title, lines in (
+        ("Splits by cause", _splits(end)),
+        ("Audit", _audit(end)),
+        ("Missing", [f"- {_text(sentence)}" for sentence in recorded.info.missing]),
+    ):
+        if lines:
+            out += ["", f"{'#' * (level + 1)} {title}", "", *lines]
     return out
+
+
+def _splits(end: Snapshot) -> list[str]:
+    """Splits by cause and the first rows of the ledger; empty where nothing was split."""
+    rows = []
+    for cause in Cause:
+        numbers = [end.splits.by_cause.get((level, cause), 0) for level in (Level.M2, Level.G1)]
+        if any(numbers):
+            rows.append((cause.value, *map(words.number, numbers)))
+    if not rows:
+        return []
+    stacks = [
+        (
+            words.number(row.count),
+            words.LEVEL_WORDS[row.level],
+            row.comm or str(row.tgid),
+            " ← ".join(frame.split("+0x", 1)[0] for frame in row.stack[:6]) or "no stack",
+        )
+        for row in end.split_rows[:MAX_ROWS]
+    ]
+    return [*_table(("cause", "2M", "1G"), rows), "", *_table(("splits", "of", "process", "stack, innermost first"), stacks)]
+
+
+def _audit(end: Snapshot) -> list[str]:
+    """How many invariants were checked, and those that are broken; empty where none was checked."""
+    broken = [row for row in end.audit if row.violated]
+    nr_checked = sum(row.checked > 0 for row in end.audit)
+    if not nr_checked:
+        return []
+    said = [f"{nr_checked} of {len(end.audit)} invariants were checked, {len(broken)} broken."]
+    if not broken:
+        return said
+    rows = [(str(row.number), row.title, words.number(row.checked), words.number(row.violated)) for row in broken]
+    return [*said, "", *_table(("", "invariant", "checked", "broken"), rows)]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
