@@ -27,11 +27,13 @@ CALL_GOAL = Goal(800, at_least=False)
 SHARE_GOAL = Goal(15, at_least=False)
 AUDIT_GOAL = Goal(1, at_least=False)
 ENTRY = "uaptrace_page_alloc_entry"
+CALLERS = "uaptrace_page_alloc_callers"
 DEFAULT = "uaptrace_page_alloc_auto"
 NOTES = {
     DEFAULT: "all of uaptrace's hooks, by default",
     "uaptrace_page_alloc_tracepoint": "where asked for: what a raw tracepoint costs, docs/performance.md",
-    ENTRY: "for audit, or where asked for: what a program there costs that does nothing, and the test for the flag",
+    CALLERS: "for audit: pages of memfd_secret() where they are handed out",
+    ENTRY: "where asked for: what a program there costs that does nothing, and the test for the flag",
     "uaptrace_page_alloc_count": "where asked for: what a program there costs that does nothing, and the count",
 }
 COUNTED = ("--no-kvm", "--cpus", "1", "--qemu-opts=-icount shift=1,sleep=off")
@@ -91,7 +93,7 @@ def event_rows(line: dict[str, Any], suffix: str) -> list[Row]:
             rows.append(row(f"event.set_direct_map.instructions{suffix}", [added], "instructions", goal=CALL_GOAL))
     if which == (DEFAULT, "memfd_secret_back") and not line["series"]:
         rows.append(row(f"event.set_direct_map_back.instructions{suffix}", [added], "instructions", goal=CALL_GOAL))
-    if which == (ENTRY, "anonymous"):
+    if which == (CALLERS, "anonymous"):
         rows.append(row(f"audit.page_fault.added_percent{suffix}", [percent], "%", goal=AUDIT_GOAL))
     return rows
 

@@ -365,7 +365,7 @@ def main() -> int:
             works += [("memfd_secret", secret), ("memfd_secret_back", SecretReleases(secret.nr_pages))]
         except OSError as error:
             say("uaptrace", "memfd_secret", error=str(error))
-        for page_alloc in ("auto", "tracepoint", "entry") if has_series else ("auto", "count"):
+        for page_alloc in ("auto", "callers", "tracepoint", "entry") if has_series else ("auto", "count"):
             own = Own(page_alloc)
             time.sleep(2)  # the loader has just given back its memory
             for kind, work in works:

@@ -25,6 +25,7 @@ struct uap_context {
 	u64 attempt_page;	/* what the page allocator gave, where that is seen */
 	u64 free_start_ns;	/* unmapped_pages_free() */
 	u64 shrink_start_ns;
+	u64 fault;		/* secretmem_fault(): its struct vm_fault */
 	u32 map_nr;
 	u32 map_flags;
 	u32 gfp;
@@ -141,7 +142,7 @@ static __always_inline void expect_outside(u32 inside)
 
 static __always_inline void drop_context_if_idle(struct uap_context *c)
 {
-	if (c->in_map || c->cpa_depth || c->in_cache || c->in_shrink || c->free_start_ns)
+	if (c->in_map || c->cpa_depth || c->in_cache || c->in_shrink || c->free_start_ns || c->fault)
 		return;
 	*(volatile u64 *)&c->key = 0;
 	__sync_fetch_and_add(&c->users, -1);

@@ -48,7 +48,7 @@ enum uap_kind {
 	UAP_SPLIT = 3,		/* a large mapping was split; pfn, nr_pages: the large page; before, after: levels */
 	UAP_SET_DIRECT_MAP = 4,	/* set_direct_map_*(); aux: return value */
 	UAP_CPA = 5,		/* attribute change that touched presence, one record for each 2M region; aux: return value */
-	UAP_REQUEST = 6,	/* __alloc_pages() with __GFP_UNMAPPED; aux: gfp */
+	UAP_REQUEST = 6,	/* __alloc_pages() with __GFP_UNMAPPED; aux: gfp. With UAP_F_BY_CALLER: what a caller was given */
 	UAP_REFILL = 7,		/* chunk taken by the cache, about to be unmapped; aux: attempts that failed before */
 	UAP_REFILLED = 8,	/* TLB flush of a refilled chunk; nr_present: pages still mapped; aux: set_direct_map errors so far */
 	UAP_ALLOC = 9,		/* unmapped_pages_alloc() returned; aux: gfp; nr_present: pages of the block still mapped */
@@ -87,6 +87,7 @@ enum uap_flag {
 	UAP_F_ORDER_GUESSED = 4096,	/* REFILL: order from the unmapped range: the request for it was not seen */
 	UAP_F_REFILL_PARTIAL = 8192,	/* REFILLED, ALLOC: fewer set_direct_map calls than the chunk has pages */
 	UAP_F_UNCOUNTED = 16384,	/* SPLIT: in the direct map, and vmstat does not count it (memory failure) */
+	UAP_F_BY_CALLER = 32768,	/* REQUEST: a page that was asked for with the flag, where its caller has it */
 };
 
 /*

@@ -373,3 +373,20 @@ def test_where_those_do_not_tell_which_one_nobody_is_accused(entered: int, count
     row = unanswered(entered, counts_entries=counts_entries)
     assert (row.checked, row.violated) == (0, 0)
     assert row.note.startswith("not decided: 3 requests")
+
+
+def test_a_page_that_secret_memory_is_given_shows_where_its_request_went() -> None:
+    """With the hook on the caller: absent, and it came from the cache; in the direct map, and its request never got there."""
+    state = traced(hooks=tuple(HookStatus(name, name, "fentry") for name in ("cache_alloc", "secretmem_fault")))
+    records = ring()
+    for i in range(5):
+        records.request(i, pfn=CHUNK + i, after=ABSENT_4K, flags=Flag.BY_CALLER)
+    records.request(7, pfn=CHUNK + 9, after=PRESENT_4K, nr_present=1, flags=Flag.BY_CALLER)
+    row = audit(1, records, state)
+    assert (row.checked, row.violated, row.note) == (6, 1, "")
+    assert (row.first[0].pfn, row.first[0].seen) == (CHUNK + 9, "a page that is in the direct map")
+
+
+def test_without_a_hook_that_sees_requests_the_first_invariant_is_not_checked() -> None:
+    state = traced(hooks=(HookStatus("cache_alloc", "unmapped_pages_alloc", "fentry"),))
+    assert invariant(state.snapshot(0, 0.0), 1).note == "not checked: alloc_pages not attached"

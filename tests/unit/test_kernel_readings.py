@@ -137,7 +137,7 @@ def all_symbols() -> dict[str, int]:
     return {symbol: 1 for hook in HOOKS for symbol in hook.symbols}
 
 
-ON_PAGE_ALLOC = ("PAGE_ALLOC", "ALLOC_PAGES", "ALLOC_PAGES_COUNT")
+ON_REQUEST = ("PAGE_ALLOC", "ALLOC_PAGES", "ALLOC_PAGES_COUNT", "SECRETMEM_FAULT")
 
 
 def test_every_hook_stands_on_its_own() -> None:
@@ -149,16 +149,16 @@ def test_every_hook_stands_on_its_own() -> None:
         assert plan[hook.name].mechanism == NONE
         assert plan[hook.name].reason
         # What this kernel has nothing of is not missing, nor what was not asked for.
-        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name not in ("CACHE_ALLOC", *ON_PAGE_ALLOC))
+        assert plan[hook.name].is_missing == (hook.need is not Need.OPTIONAL and hook.name not in ("CACHE_ALLOC", *ON_REQUEST))
         if hook.name != "CACHE_ALLOC":  # without it there is no series
-            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, *ON_PAGE_ALLOC}
+            others = {name for name, p in plan.items() if p.mechanism == NONE} - {hook.name, *ON_REQUEST}
             assert others == set()
 
 
 def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None:
     symbols = all_symbols()
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in ON_PAGE_ALLOC} == {FENTRY}
-    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in ON_PAGE_ALLOC} == {KPROBE}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: True) if p.hook.name not in ON_REQUEST} == {FENTRY}
+    assert {p.mechanism for p in plan_hooks(symbols, None, lambda _: False) if p.hook.name not in ON_REQUEST} == {KPROBE}
     stock = {name: 1 for name in symbols if name != SERIES_SYMBOL}
     counted = {p.hook.name: p for p in plan_hooks(stock, None, lambda _: True, count_flushes=True)}
     assert counted["FLUSH_RANGE"].mechanism == FENTRY, "asked for, on a kernel without the series too"
@@ -196,6 +196,10 @@ def test_nothing_is_hooked_on_the_page_allocator_unless_asked() -> None:
     assert mechanisms(PageAllocHook.TRACEPOINT) == mechanisms(PageAllocHook.TRACEPOINT, mechanism=KPROBE) == (TRACEPOINT, NONE)
     assert mechanisms(PageAllocHook.ENTRY) == (NONE, FENTRY)
     assert mechanisms(PageAllocHook.ENTRY, mechanism=KPROBE) == (NONE, KPROBE)
+    assert mechanisms(PageAllocHook.CALLERS) == (NONE, NONE)
+    for choice, expected in ((PageAllocHook.AUTO, NONE), (PageAllocHook.ENTRY, NONE), (PageAllocHook.CALLERS, FENTRY)):
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice, knows_flag=False)}
+        assert plan["SECRETMEM_FAULT"].mechanism == expected, "it does not look at the flag"
     asked = plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, refused={"PAGE_ALLOC": ["no room"]})
     refused = {p.hook.name: p for p in asked}
     assert refused["PAGE_ALLOC"].is_missing

@@ -36,6 +36,7 @@ from uaptrace.session.live import LiveSource
 from uaptrace.session.loop import Session
 from uaptrace.session.verification import map_verdict
 
+BY_CALLERS_PAGES = 61
 FAULT_MASK = Path("/sys/kernel/debug/unmapped_alloc_fault")
 
 
@@ -118,6 +119,26 @@ def with_faults(options: LoaderOptions) -> list[dict[str, Any]]:
         session = Session(source)
         session.start()
         return faults(Guest(session))
+    finally:
+        source.close()
+
+
+def by_callers() -> dict[str, Any]:
+    """Invariant 1 by the pages that memfd_secret() hands out: with the flag, and with the flag stripped."""
+    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.CALLERS)))
+    try:
+        session = Session(source)
+        session.start()
+        guest = Guest(session)
+        found = {}
+        for name, mask in (("sound", "0"), ("stripped", "0x40")):
+            before = next(row for row in guest.session.finish().audit if row.number == 1)
+            FAULT_MASK.write_text(mask)
+            guest.workload("secretmem", "--pages", str(BY_CALLERS_PAGES))
+            FAULT_MASK.write_text("0")
+            after = next(row for row in guest.session.finish().audit if row.number == 1)
+            found[name] = {"checked": after.checked - before.checked, "violated": after.violated - before.violated}
+        return found
     finally:
         source.close()
 
@@ -424,6 +445,7 @@ def main() -> None:
         result["commands"] = commands(args.out.parent)
     if args.faults:
         result["faults"] = with_faults(options)
+        result["by_callers"] = by_callers()
     result["complaints"] = kernel_complaints()
     args.out.write_text(json.dumps(result))
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import FULL, TRACEPOINT, Run, only
-from tests.vm.guest import FAULTS
+from tests.vm.guest import BY_CALLERS_PAGES, FAULTS
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -231,6 +231,15 @@ def test_the_simulation_is_the_kernel(run: Run) -> None:
         assert splits is not None
         assert splits.nr_requests > 1000
         assert splits.simulated == splits.kernel
+
+
+def test_a_stripped_flag_shows_in_the_pages_that_secret_memory_is_given(run: Run) -> None:
+    """What `audit` takes by default: nothing is on the page allocator's path."""
+    if "--faults" not in run.row.extra:
+        return
+    found = run.result["by_callers"]
+    assert found["sound"] == {"checked": BY_CALLERS_PAGES, "violated": 0}
+    assert found["stripped"] == {"checked": BY_CALLERS_PAGES, "violated": BY_CALLERS_PAGES}
 
 
 def test_each_fault_is_found_with_the_right_invariant(run: Run) -> None:

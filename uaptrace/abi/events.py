@@ -87,6 +87,7 @@ class Flag(IntFlag):
     ORDER_GUESSED = 4096
     REFILL_PARTIAL = 8192
     UNCOUNTED = 16384
+    BY_CALLER = 32768
 
 
 class Counter(IntEnum):

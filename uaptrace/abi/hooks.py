@@ -31,13 +31,15 @@ class PageAllocHook(StrEnum):
     """What to do on the page allocator's path. docs/performance.md has the cost of each."""
 
     AUTO = "auto"
-    """Nothing, and for an audit of a kernel with the series the entry."""
+    """Nothing, and for an audit of a kernel with the series its callers."""
     OFF = "off"
     """Nothing: what the series does shows where it maps and unmaps. Invariant 1 and attempts at a refill that failed are not seen."""
     TRACEPOINT = "tracepoint"
     """On a kernel with the series: kmem:mm_page_alloc, which counts what was served, and sees attempts at a refill that failed."""
     ENTRY = "entry"
     """On a kernel with the series: the entry of __alloc_pages(), which sees a request whatever becomes of it (invariant 1)."""
+    CALLERS = "callers"
+    """On a kernel with the series: not the allocator but memfd_secret(), whose pages show where they are handed out (invariant 1)."""
     COUNT = "count"
     """On a kernel without the series: count every allocation."""
 
@@ -93,7 +95,7 @@ HOOKS: Final = (
         unseen="attribute changes", figures=("splits", "cpa"), counters=(Counter.CPA,),
     ),
     Hook(
-        "FLUSH_ALL", ("flush_tlb_all",), Need.DIRECT_MAP, False, "splits: within an attribute change only a split calls it",
+        "FLUSH_ALL", ("flush_tlb_all",), Need.DIRECT_MAP, False, "splits: in such a change only they call it",
         unseen="splits", figures=("splits",), counts_alone=(Counter.FLUSH_ALL,),
     ),
     Hook(
@@ -139,6 +141,9 @@ HOOKS: Final = (
     Hook(
         "ALLOC_PAGES", ALLOC_PAGES_SYMBOLS, Need.SERIES, False, "the same, including requests that fail",
         invariants=(1,), counts_alone=(Counter.REQUEST,),
+    ),
+    Hook(
+        "SECRETMEM_FAULT", ("secretmem_fault",), Need.SERIES, True, "pages that secret memory is given", also_sees=("ALLOC_PAGES",),
     ),
     Hook("ALLOC_PAGES_COUNT", ALLOC_PAGES_SYMBOLS, Need.OPTIONAL, False, "plain count of allocations", counts_alone=(Counter.ALLOC_PAGES,)),
 )  # fmt: skip

@@ -33,7 +33,7 @@ def audit(ctx: click.Context, duration_s: float | None, as_json: bool, source: S
     from uaptrace.reports.text import audit_to_text
 
     check_files(recordings=[source.replay], ready_file=ready_path)
-    snapshot = watched_snapshot(ctx, duration_s, source, ready_path=ready_path, auto_hook=PageAllocHook.ENTRY)
+    snapshot = watched_snapshot(ctx, duration_s, source, ready_path=ready_path, auto_hook=PageAllocHook.CALLERS)
     if as_json:
         click.echo(json.dumps(audit_to_json(snapshot)))
     else:

@@ -211,7 +211,7 @@ def load_everything(facts: HostFacts, logs: MutableMapping[str, list[str]], *, f
     Raises CannotTraceError.
     """
     # The hook that audit takes is among what has to load where there is something to audit.
-    page_alloc = PageAllocHook.ENTRY if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
+    page_alloc = PageAllocHook.CALLERS if SERIES_SYMBOL in facts.symbols else PageAllocHook.AUTO
     options = LoaderOptions(page_alloc=page_alloc, compile=fresh)
 
     def keep_log(hook: str, log: str) -> None:

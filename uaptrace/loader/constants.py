@@ -90,6 +90,7 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         has_func_arg=int(_has_helper(btf, "get_func_arg")),
         rdonly_cast=btf.function_id("bpf_rdonly_cast") if btf.has_function("bpf_rdonly_cast") else 0,
         page_type=btf.struct_id("page"),
+        vm_fault_page=btf.member_offset("vm_fault", "page"),
     )
 
 

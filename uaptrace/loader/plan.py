@@ -67,13 +67,18 @@ def plan_hooks(
 
 
 def _without_flag(planned: PlannedHook) -> PlannedHook:
-    if planned.hook.name not in _PAGE_ALLOC_HOOKS:
+    if planned.hook.name not in _SEE_THE_FLAG:
         return planned
     reason = "the value of the gfp flag is neither in BTF nor in the format of kmem:mm_page_alloc: mount tracefs"
     return replace(planned, mechanism=NONE, reason=reason, is_missing=True)
 
 
-_PAGE_ALLOC_HOOKS: Final = {"PAGE_ALLOC": PageAllocHook.TRACEPOINT, "ALLOC_PAGES": PageAllocHook.ENTRY}
+_PAGE_ALLOC_HOOKS: Final = {
+    "PAGE_ALLOC": PageAllocHook.TRACEPOINT,
+    "ALLOC_PAGES": PageAllocHook.ENTRY,
+    "SECRETMEM_FAULT": PageAllocHook.CALLERS,
+}
+_SEE_THE_FLAG: Final = ("PAGE_ALLOC", "ALLOC_PAGES")
 
 
 def _not_wanted(hook: Hook, has_series: bool, page_alloc: PageAllocHook, count_flushes: bool) -> str:

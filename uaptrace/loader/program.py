@@ -11,7 +11,7 @@ from typing import Final
 
 from uaptrace.ebpf.compiled import KERNEL_CALL, LOAD_CONSTANT
 
-SUBJECTS: Final = ("common", "contexts", "records", "hooks", "page_tables", "unmapped_cache", "direct_map", "shrinker")
+SUBJECTS: Final = ("common", "contexts", "records", "hooks", "page_tables", "unmapped_cache", "direct_map", "shrinker", "secret_memory")
 """The order matters: each may use what stands before it."""
 
 
@@ -51,6 +51,7 @@ class KernelConstants:
     """BTF id of bpf_rdonly_cast(), 0 where the kernel has none."""
     page_type: int
     """BTF id of struct page, whose first member is a number of 64 bits."""
+    vm_fault_page: int
 
 
 def load_constants(constants: KernelConstants) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from .audit_findings import (
     half_restored,
     mapped_block,
     never_entered,
+    not_from_cache,
     shown_violation,
     state_seen,
     unclean_block,
@@ -138,7 +139,7 @@ class Audit:
         """1: between two REQUEST records of a task there is a sign that the first one entered the cache."""
         if not self._was_compared and self._unentered_base is None:
             self._unentered_base = 0  # the counters began with these records
-        if self._missing[1]:
+        if self._missing[1] or self._judge_given(columns):
             return
         task = columns.by_task
         if not len(task):
@@ -172,6 +173,15 @@ class Audit:
             self._requests[t] = waiting_request(columns, at)
         while len(self._requests) > _MAX_REQUESTS:
             del self._requests[next(iter(self._requests))]
+
+    def _judge_given(self, columns: Columns) -> bool:
+        """1, by pages that callers were given: each is absent from the direct map. False where nothing tells of any: one hook sees
+        calls, the other pages."""
+        asked = columns.index(KindCode.REQUEST)
+        given = asked[(columns.of("flags", asked) & FlagCode.BY_CALLER) != 0]
+        self._check(1, len(given))
+        self._violate_each(columns, 1, given[columns.of("nr_present", given) > 0], lambda at: not_from_cache(columns, at))
+        return len(given) > 0
 
     def _judge_allocations(self, columns: Columns) -> None:
         index = columns.index(KindCode.ALLOC)

@@ -47,6 +47,11 @@ def never_entered(request: WaitingRequest, time_ns: int) -> Finding:
     return Finding(1, time_ns, 0, request.nr_pages, "unmapped_pages_alloc() is entered", "the request never entered it", request.process, 0)
 
 
+def not_from_cache(columns: Columns, at: int) -> Finding:
+    """A page that secret memory was given and that is in the direct map: whoever asked for it with the flag did not get it of the cache."""
+    return finding_of(columns, at, 1, "a page of the unmapped cache", "a page that is in the direct map")
+
+
 EXPECTED: Final = {
     KindCode.REFILL: "a chunk with no page that is in the cache",
     KindCode.ALLOC: "a block that is free in the cache",

@@ -57,6 +57,7 @@ class FlagCode:
     KERNEL_IMAGE: Final[int] = Flag.KERNEL_IMAGE.value
     OTHER_MAPPING: Final[int] = Flag.OTHER_MAPPING.value
     UNCOUNTED: Final[int] = Flag.UNCOUNTED.value
+    BY_CALLER: Final[int] = Flag.BY_CALLER.value
 
 
 class MappingCode:

@@ -57,7 +57,7 @@ def describe(record: Any, comm: str) -> dict[str, Any]:
     if kind == Kind.TASK:
         return event
     event["tid"] = int(record["tid"])
-    if kind not in (Kind.REQUEST, Kind.SHRINK):
+    if kind not in (Kind.REQUEST, Kind.SHRINK) or int(record["flags"]) & Flag.BY_CALLER:
         event["pfn"] = int(record["pfn"])
     event["nr_pages"] = int(record["nr_pages"])
     event |= {name: says(int(record[field])) for name, field, says, kinds in _FIELDS if kind in kinds}
