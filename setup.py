@@ -47,9 +47,12 @@ except ImportError:  # installed with --no-build-isolation and without Cython
 else:
     extensions = cythonize(
         [
-            Extension("uaptrace.model.loops", ["uaptrace/model/loops.py"]),
-            Extension("uaptrace.policies.engine", [engine_source()]),
-            Extension("uaptrace.ebpf.headers", ["uaptrace/ebpf/headers.py"]),
+            Extension(name, [source], extra_compile_args=["-g0"])  # what a debugger needs names the folder of the build
+            for name, source in (
+                ("uaptrace.model.loops", "uaptrace/model/loops.py"),
+                ("uaptrace.policies.engine", engine_source()),
+                ("uaptrace.ebpf.headers", "uaptrace/ebpf/headers.py"),
+            )
         ],
         build_dir=BUILD,
         compiler_directives={

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +107,21 @@ def test_the_services_are_confined(unit: Path) -> None:
     assert "ProtectKernelTunables" not in service
     for capability in ("CAP_SYS_MODULE", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_NET_ADMIN", "CAP_SYS_BOOT"):
         assert capability not in service["CapabilityBoundingSet"].split()
+
+
+@pytest.mark.slow
+def test_two_builds_of_the_wheel_are_the_same_bytes(tmp_path: Path) -> None:
+    """Whoever builds it again can tell that what was shipped is what is in the source, wherever it is built."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=TOP, check=True, capture_output=True, text=True).stdout.splitlines()
+    wheels = []
+    for name in ("here", "there"):
+        tree = tmp_path / name
+        for file in tracked:
+            if not file.startswith(("tests/", "docs/")) and (TOP / file).is_file():
+                (tree / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(TOP / file, tree / file)
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tree / "out"), "."]
+        subprocess.run(command, cwd=tree, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1790000000"})
+        (wheel,) = (tree / "out").glob("*.whl")
+        wheels.append(wheel.read_bytes())
+    assert wheels[0] == wheels[1]
