@@ -112,25 +112,19 @@ def until_captured(guest: Guest) -> None:
             return
 
 
-def with_faults(options: LoaderOptions) -> list[dict[str, Any]]:
-    """Once more, with a kernel that does what it must not."""
-    source = LiveSource(load(options))
-    try:
+@contextlib.contextmanager
+def traced(options: LoaderOptions) -> Iterator[Guest]:
+    """Once more, in a session of its own."""
+    with contextlib.closing(LiveSource(load(options))) as source:
         session = Session(source)
         session.start()
-        return faults(Guest(session))
-    finally:
-        source.close()
+        yield Guest(session)
 
 
 def by_callers() -> dict[str, Any]:
     """Invariant 1 by the pages that memfd_secret() hands out: with the flag, and with the flag stripped."""
-    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.CALLERS)))
-    try:
-        session = Session(source)
-        session.start()
-        guest = Guest(session)
-        found = {}
+    found = {}
+    with traced(LoaderOptions(page_alloc=PageAllocHook.CALLERS)) as guest:
         for name, mask in (("sound", "0"), ("stripped", "0x40")):
             before = next(row for row in guest.session.finish().audit if row.number == 1)
             FAULT_MASK.write_text(mask)
@@ -138,9 +132,20 @@ def by_callers() -> dict[str, Any]:
             FAULT_MASK.write_text("0")
             after = next(row for row in guest.session.finish().audit if row.number == 1)
             found[name] = {"checked": after.checked - before.checked, "violated": after.violated - before.violated}
-        return found
-    finally:
-        source.close()
+    return found
+
+
+def broken_since(before: dict[int, int], session: Session[LiveSource], expected: frozenset[int]) -> dict[int, int]:
+    """How often each invariant was broken more than before: once all that are expected are, at the latest after ten seconds."""
+    end = time.monotonic() + (10 if expected else 2)
+    while True:
+        rows = session.finish().audit
+        broken = {row.number: row.violated - before.get(row.number, 0) for row in rows if row.violated > before.get(row.number, 0)}
+        if (expected and expected <= broken.keys()) or time.monotonic() >= end:
+            return broken
+        # The pageblock bit is looked at between two readings: let the loop run as it would.
+        pause_end = time.monotonic() + 1
+        session.run(0.5, until=lambda limit=pause_end: time.monotonic() >= limit)  # type: ignore[misc]
 
 
 def faults(guest: Guest) -> list[dict[str, Any]]:
@@ -158,14 +163,7 @@ def faults(guest: Guest) -> list[dict[str, Any]]:
         if 7 in fault.numbers:
             until_captured(guest)
         worked = time.monotonic()
-        # The pageblock bit is looked at between two readings: let the loop run as it would.
-        while time.monotonic() < worked + (10 if fault.numbers else 2):
-            after = guest.session.finish().audit
-            broken = {row.number: row.violated - before.get(row.number, 0) for row in after if row.violated > before.get(row.number, 0)}
-            if fault.numbers and fault.numbers <= broken.keys():
-                break
-            pause_end = time.monotonic() + 1
-            guest.session.run(0.5, until=lambda end=pause_end: time.monotonic() >= end)  # type: ignore[misc]
+        broken = broken_since(before, guest.session, fault.numbers)
         seconds = time.monotonic() - worked
         FAULT_MASK.write_text("0")
         first = [
@@ -235,18 +233,12 @@ def small_ring() -> dict[str, Any]:
 
 def with_tracepoint() -> list[dict[str, Any]]:
     """Once more, with kmem:mm_page_alloc."""
-    source = LiveSource(load(LoaderOptions(page_alloc=PageAllocHook.TRACEPOINT)))
-    try:
-        session = Session(source)
-        session.start()
-        guest = Guest(session)
+    with traced(LoaderOptions(page_alloc=PageAllocHook.TRACEPOINT)) as guest:
         guest.phase("baseline, with the tracepoint")
         guest.phase("secretmem", "secretmem", "--pages", "1021")
         guest.phase("modules", "modules", "--times", "7")
         guest.phase("release", "shrink", "--pages", "1000000")
         return guest.phases
-    finally:
-        source.close()
 
 
 def commands(work: Path) -> dict[str, Any]:
@@ -444,7 +436,8 @@ def main() -> None:
     if args.commands:
         result["commands"] = commands(args.out.parent)
     if args.faults:
-        result["faults"] = with_faults(options)
+        with traced(options) as once_more:
+            result["faults"] = faults(once_more)
         result["by_callers"] = by_callers()
     result["complaints"] = kernel_complaints()
     args.out.write_text(json.dumps(result))
