@@ -24,7 +24,7 @@ class Daemon:
     def __init__(self, ring_fd: int | None, nr_regions: int, nr_split: int) -> None:
         import uaptrace.commands.serve
         import uaptrace.session.loop  # noqa: F401
-        from uaptrace.commands.live import settle_memory
+        from uaptrace.commands.tracing import settle_memory
         from uaptrace.ebpf.ring import MappedRing
         from uaptrace.exporter.server import serve
         from uaptrace.model.state import KernelState

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import worst
 from bench.rows import Goal, Row, emit, row
-from uaptrace.commands.live import settle_memory
+from uaptrace.commands.tracing import settle_memory
 from uaptrace.exporter.server import serve
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState

@@ -115,7 +115,7 @@ def jump(path: Path, seed: int) -> None:
 def what_if(path: Path, seed: int) -> None:
     """``whatif --map recorded``, one of the designs at a time."""
     from uaptrace.commands.whatif import _recorded
-    from uaptrace.policies.layout import Design
+    from uaptrace.policies.engine_layout import Design
     from uaptrace.policies.simulation import replay
 
     requests, memory = _recorded(path, 1, None, None, "recorded" if seed % 3 else "fresh")
@@ -138,7 +138,7 @@ def about(path: Path, seed: int) -> None:
 def events(path: Path, seed: int) -> None:
     """``trace``."""
     from uaptrace.recording import read_updates
-    from uaptrace.reports.lines import EventPrinter
+    from uaptrace.reports.event_lines import EventPrinter
 
     with open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere:
         printer = EventPrinter(nowhere, as_json=bool(seed & 1), kinds=())

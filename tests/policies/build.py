@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from uaptrace.abi.units import PAGES_PER_2M
-from uaptrace.policies.layout import MOVABLE, Count, Design, RequestFlag
-from uaptrace.policies.memory import Memory, fresh_map, memory_from_buddyinfo, synthetic_memory
+from uaptrace.policies.engine_layout import MOVABLE, Count, Design, RequestFlag
+from uaptrace.policies.physical_memory import Memory, fresh_map, memory_from_buddyinfo, synthetic_memory
 from uaptrace.policies.requests import RequestBuilder, Requests
 from uaptrace.policies.simulation import Simulation
 

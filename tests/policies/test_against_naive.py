@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.policies.build import GIGA, memories
 from tests.policies.naive import NaiveCache, NaivePages
 from uaptrace.policies import engine
-from uaptrace.policies.layout import MOVABLE, RECLAIMABLE, UNMOVABLE, Design
-from uaptrace.policies.memory import Memory, synthetic_memory
+from uaptrace.policies.engine_layout import MOVABLE, RECLAIMABLE, UNMOVABLE, Design
+from uaptrace.policies.physical_memory import Memory, synthetic_memory
 from uaptrace.policies.requests import RequestBuilder
 from uaptrace.policies.simulation import CacheRows, Simulation, expected_rows
 

@@ -15,7 +15,7 @@ import pytest
 from uaptrace.abi.events import Kind
 from uaptrace.abi.units import Level
 from uaptrace.model.updates import CountersReading, Records, Start, Update
-from uaptrace.policies.check import check_none, check_unmapped_alloc
+from uaptrace.policies.against_kernel import check_none, check_unmapped_alloc
 from uaptrace.recording import read_updates
 
 DATA = Path(__file__).parent.parent / "data"

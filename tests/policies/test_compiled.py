@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.plain import CAN_COMPILE, as_python
 from tests.policies.build import memories, request_lists
 from uaptrace.policies import engine
-from uaptrace.policies.layout import Design
-from uaptrace.policies.memory import Memory, synthetic_memory
+from uaptrace.policies.engine_layout import Design
+from uaptrace.policies.physical_memory import Memory, synthetic_memory
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Simulation
 from uaptrace.policies.synthetic import synthetic_requests

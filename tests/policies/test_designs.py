@@ -11,8 +11,8 @@ import pytest
 
 from tests.policies.build import GIGA, SMALL, figures, first_page, memory_of, run
 from uaptrace.abi.units import Level
-from uaptrace.policies.layout import MOVABLE, Count, Design, RequestFlag
-from uaptrace.policies.memory import Memory
+from uaptrace.policies.engine_layout import MOVABLE, Count, Design, RequestFlag
+from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import RequestBuilder
 
 MIB = 1 << 20

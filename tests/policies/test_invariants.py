@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.policies.build import memories, request_lists
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
-from uaptrace.policies.layout import ABSENT, DEFAULT, Count, Design, Op, RequestFlag
-from uaptrace.policies.memory import Memory
+from uaptrace.policies.engine_layout import ABSENT, DEFAULT, Count, Design, Op, RequestFlag
+from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Simulation, page_balance
 

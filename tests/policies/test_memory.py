@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.abi.units import Level
-from uaptrace.policies.memory import (
+from uaptrace.policies.physical_memory import (
     Memory,
     free_blocks,
     fresh_map,

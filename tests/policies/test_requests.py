@@ -12,7 +12,7 @@ from uaptrace.abi.events import Flag, Kind, Mapping
 from uaptrace.abi.units import Level
 from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import Records
-from uaptrace.policies.layout import Count, Design, Op, RequestFlag
+from uaptrace.policies.engine_layout import Count, Design, Op, RequestFlag
 from uaptrace.policies.requests import Requests, requests_from_updates
 from uaptrace.policies.simulation import Simulation
 

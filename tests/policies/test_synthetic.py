@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uaptrace.policies.layout import Op, RequestFlag
+from uaptrace.policies.engine_layout import Op, RequestFlag
 from uaptrace.policies.synthetic import KINDS, LIVE_PAGES, synthetic_requests
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from uaptrace.commands.whatif import whatif
 from uaptrace.policies import engine
-from uaptrace.policies.layout import Design
-from uaptrace.policies.memory import synthetic_memory
+from uaptrace.policies.engine_layout import Design
+from uaptrace.policies.physical_memory import synthetic_memory
 from uaptrace.policies.simulation import replay
 from uaptrace.policies.synthetic import synthetic_requests
 

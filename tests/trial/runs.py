@@ -12,7 +12,7 @@ from typing import Any
 
 from uaptrace.trial.conditions import Condition
 from uaptrace.trial.outcome import Ended, Outcome, judge
-from uaptrace.trial.plan import Kernel, Plan, Workload
+from uaptrace.trial.trial_plan import Kernel, Plan, Workload
 
 FOLDER = Path(__file__).parents[1] / "data/trial"
 LABELS = ("debian-6.1", "patched")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.trial.compare import Row, compare, spread
 from uaptrace.trial.conditions import NAMES, Condition, parse_condition
-from uaptrace.trial.figures import FIGURES, OWN
+from uaptrace.trial.judgement import Row, compare, spread
+from uaptrace.trial.measures import FIGURES, OWN
 
 VALUES = st.lists(st.integers(0, 1000), min_size=1, max_size=6)
 SPLITS = FIGURES[0]

@@ -15,12 +15,12 @@ import pytest
 
 from tests.trial.runs import FOLDER, LABELS, RUNS
 from uaptrace.abi.errors import UsageError
-from uaptrace.trial.boot import begin, folder_of
+from uaptrace.trial.answer_texts import COLUMNS, to_text
 from uaptrace.trial.here import folder_here, join, plan_here
 from uaptrace.trial.outcome import Ended, judge
-from uaptrace.trial.plan import Workload
+from uaptrace.trial.runs import begin, folder_of
 from uaptrace.trial.status import TrialStatus
-from uaptrace.trial.texts import COLUMNS, to_text
+from uaptrace.trial.trial_plan import Workload
 
 UAPTRACE = str(Path(sys.executable).with_name("uaptrace"))
 WORK = (Workload("secretmem:pages=4096", ("kernel/workload", "secretmem")),)

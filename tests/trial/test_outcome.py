@@ -17,11 +17,11 @@ import pytest
 
 from tests.trial.runs import LABELS, ended, outcome, plan
 from uaptrace.testhost import kernel_sources
+from uaptrace.trial.answer_texts import COLUMNS, to_json, to_markdown, to_text
 from uaptrace.trial.ci import to_junit, to_ktap
 from uaptrace.trial.conditions import parse_condition
 from uaptrace.trial.outcome import Ended, judge
 from uaptrace.trial.status import WORST_FIRST, TrialStatus
-from uaptrace.trial.texts import COLUMNS, to_json, to_markdown, to_text
 
 PARSER = ("kunit_parser.py", "kunit_printer.py")
 

@@ -10,9 +10,9 @@ import pytest
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.testhost import host, images
-from uaptrace.trial.boot import WORKLOAD, begin, check_workload
 from uaptrace.trial.needs import NEEDS, kconfig_fragment
-from uaptrace.trial.plan import BUILT_IMAGE, Kernel, Plan, Workload, parse_kernel, parse_workload
+from uaptrace.trial.runs import WORKLOAD, begin, check_workload
+from uaptrace.trial.trial_plan import BUILT_IMAGE, Kernel, Plan, Workload, parse_kernel, parse_workload
 
 TOP = Path(__file__).parents[2]
 

@@ -87,7 +87,7 @@ def commands() -> Iterator[Commands]:
 
 
 def _serve() -> None:
-    for name in ("commands.group", "commands.recording", "reports.page.page", "reports.text", "reports.whatif", "session.replay"):
+    for name in ("commands.group", "commands.recording", "reports.page.page", "reports.text", "reports.whatif_answer", "session.replay"):
         importlib.import_module(f"uaptrace.{name}")
     from uaptrace.cli import main
 

@@ -14,7 +14,7 @@ from tests.model.build import Ring
 from tests.unit.page_table_memory import FakeMemory
 from uaptrace.abi.events import COUNTER_WORDS, Counter, Kind
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level
-from uaptrace.kernel.figures import MapFigures
+from uaptrace.kernel.beat_figures import MapFigures
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update

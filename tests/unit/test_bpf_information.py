@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.exporter_snapshots import small_snapshot
 from uaptrace.abi.errors import CannotTraceError
-from uaptrace.ebpf import memory as bpf_memory
+from uaptrace.ebpf import reader as bpf_memory
 from uaptrace.ebpf.information import missed_runs
 from uaptrace.exporter.metrics import snapshot_families
 from uaptrace.model.snapshot import Loss, Snapshot

@@ -22,7 +22,7 @@ from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, Records, Start
 from uaptrace.policies.requests import requests_from_updates
 from uaptrace.recording import RecordingWriter, read_updates
-from uaptrace.recording.messages import MAX_BATCH_BYTES, MAX_ROWS
+from uaptrace.recording.ipc_messages import MAX_BATCH_BYTES, MAX_ROWS
 from uaptrace.recording.schema import CODE_SYMBOLS, KEY_VERSION, arrow_schema, kind_names
 from uaptrace.session.replay import ReplaySource
 

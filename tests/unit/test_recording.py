@@ -22,7 +22,7 @@ from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.abi.wire import RECORD, RING_RECORD
 from uaptrace.model.updates import Records, Update
 from uaptrace.recording import RecordingFile, RecordingStoppedError, RecordingWriter, read_updates
-from uaptrace.recording.columns import BATCH_ROWS
+from uaptrace.recording.waiting_rows import BATCH_ROWS
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from tests.unit.simulated_host import host_updates
 from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.abi.events import Counter, Kind
 from uaptrace.abi.units import Level
-from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.report import report
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.state import KernelState

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.scripted_kernel import ScriptedKernel
 from uaptrace.abi.units import PAGES_PER_2M, Level
-from uaptrace.commands.live import running
+from uaptrace.commands.tracing import running
 from uaptrace.exporter.metrics import readiness
 from uaptrace.model.compare import compare
 from uaptrace.model.feed import FeedEndedError

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from uaptrace.kernel.figures import FigureFiles, MapFigures
+from uaptrace.kernel.beat_figures import FigureFiles, MapFigures
 from uaptrace.kernel.procfs import parse_vmstat
-from uaptrace.loader.check import DEGRADED, READY, check
-from uaptrace.loader.files import FILES
+from uaptrace.loader.host_check import DEGRADED, READY, check
 from uaptrace.loader.host_facts import HostFacts
+from uaptrace.loader.kernel_switches import off_now
+from uaptrace.loader.opened_files import FILES
 from uaptrace.loader.plan import PlannedHook, plan_hooks, wanted_symbols
-from uaptrace.loader.switches import off_now
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
-from uaptrace.session.switches import HookSwitches
+from uaptrace.session.hook_switches import HookSwitches
 
 KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 FENTRY, KPROBE = (HookStatus("cpa", "cpa", "fentry"),), (HookStatus("cpa", "cpa", "kprobe"),)

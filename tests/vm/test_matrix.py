@@ -213,7 +213,7 @@ def test_the_recording_gives_the_same_figures(run: Run) -> None:
 
 def test_the_simulation_is_the_kernel(run: Run) -> None:
     """What-if can be believed: the same requests give the same blocks, refills, releases and splits as the kernel had."""
-    from uaptrace.policies.check import check_none, check_unmapped_alloc
+    from uaptrace.policies.against_kernel import check_none, check_unmapped_alloc
     from uaptrace.recording import read_updates
 
     recording = run.folder / "run.uaptrace"

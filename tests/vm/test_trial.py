@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import GUEST_LIMIT_S
+from uaptrace.trial.answer_texts import COLUMNS
 from uaptrace.trial.status import TrialStatus
-from uaptrace.trial.texts import COLUMNS
 
 TOP = Path(__file__).parents[2]
 UAPTRACE = str(Path(sys.executable).with_name("uaptrace"))

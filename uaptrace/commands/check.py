@@ -11,17 +11,17 @@ from functools import partial
 import click
 
 from uaptrace.abi.hooks import Need
-from uaptrace.commands.live import COMPILE_HELP
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.loader.check import CheckResult, kcore_error, load_everything, tracing_program_error
-from uaptrace.loader.check import check as check_host
+from uaptrace.commands.tracing import COMPILE_HELP
 from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.designs import design_symbols, designs_of
+from uaptrace.loader.host_check import CheckResult, kcore_error, load_everything, tracing_program_error
+from uaptrace.loader.host_check import check as check_host
 from uaptrace.loader.host_facts import read_host_facts
+from uaptrace.loader.kernel_switches import off_now
 from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
 from uaptrace.loader.program import bpf_folder
 from uaptrace.loader.programs import shipped_with
-from uaptrace.loader.switches import off_now
 
 
 @click.command(cls=StrictCommand)

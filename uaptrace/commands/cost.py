@@ -10,8 +10,8 @@ import click
 
 from uaptrace.abi.errors import NotProvenError
 from uaptrace.abi.units import Level
-from uaptrace.commands.live import COMPILE_HELP
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import COMPILE_HELP
 from uaptrace.commands.types import MAX_COUNT
 from uaptrace.cost.measure import measure
 from uaptrace.cost.pages import CHAIN_READS

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.abi.units import PAGES_PER_2M
-from uaptrace.commands.live import tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import tracing_options
 from uaptrace.commands.types import MAX_COUNT, MAX_PFN, seconds
 from uaptrace.commands.watching import watched_snapshot
 from uaptrace.kernel.zones import zone_ranges

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 import click
 
 from uaptrace.abi.errors import UaptraceError, UsageError
-from uaptrace.commands.live import folder_of
+from uaptrace.commands.tracing import folder_of
 from uaptrace.process.files import touch
 from uaptrace.process.privileges import drop_privileges
 

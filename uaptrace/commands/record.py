@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals, tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import folder_of, live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.types import MAX_COUNT, Size, seconds
 from uaptrace.process.plain import plain
 from uaptrace.process.service_manager import ServiceManager, notify_address

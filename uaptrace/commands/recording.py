@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uaptrace.abi.units import format_bytes
-from uaptrace.commands.outputs import check_files
-from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.files_given import check_files
+from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.process.plain import plain
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.commands.outputs import check_files
-from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.files_given import check_files
+from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.process.plain import plain
 

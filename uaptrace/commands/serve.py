@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.sources import SnapshotSource, replay_option
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.types import SPEED
 from uaptrace.exporter.listening import bind
 from uaptrace.process.files import touch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.commands.remote import connect_option, open_feed
+from uaptrace.commands.connecting import connect_option, open_feed
 
 if TYPE_CHECKING:
     from uaptrace.model.feed import SnapshotFeed

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import click
 
-from uaptrace.commands.live import tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file_option
 from uaptrace.commands.sources import SnapshotSource, source_options
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import tracing_options
 from uaptrace.commands.types import seconds
 from uaptrace.commands.watching import watched_snapshot
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.commands.live import (
+from uaptrace.commands.files_given import check_files
+from uaptrace.commands.ready import ready_file, ready_file_option
+from uaptrace.commands.sources import SnapshotSource, source_options
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import (
     live_session,
     loader_options,
     running,
     stopped_by_signals,
     tracing_options,
 )
-from uaptrace.commands.outputs import check_files
-from uaptrace.commands.ready import ready_file, ready_file_option
-from uaptrace.commands.sources import SnapshotSource, source_options
-from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import SPEED, seconds
 from uaptrace.commands.watching import present
 from uaptrace.exporter.listening import bind

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.types import seconds
 from uaptrace.model.updates import Records
-from uaptrace.reports.lines import EventPrinter
+from uaptrace.reports.event_lines import EventPrinter
 
 
 @click.command(cls=StrictCommand)

@@ -21,10 +21,10 @@ from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT, Finite
 
 if TYPE_CHECKING:
-    from uaptrace.trial.boot import Run
     from uaptrace.trial.conditions import Condition
     from uaptrace.trial.outcome import Outcome
-    from uaptrace.trial.plan import Plan, Workload
+    from uaptrace.trial.runs import Run
+    from uaptrace.trial.trial_plan import Plan, Workload
 
 _MEMORY: Final = re.compile(r"[1-9]\d{0,4}[MG]")
 _DEFAULT_WORK: Final = "mix:steps=40"
@@ -121,9 +121,9 @@ def trial(
         return _join(kernels[1:], fail_if, format_)
     if len(kernels) < 2:
         raise UsageError("give at least two kernels, such as: uaptrace trial debian-6.12 patched-6.12")
-    from uaptrace.trial.boot import begin
     from uaptrace.trial.conditions import parse_condition
-    from uaptrace.trial.plan import Plan, parse_kernel
+    from uaptrace.trial.runs import begin
+    from uaptrace.trial.trial_plan import Plan, parse_kernel
 
     conditions = [parse_condition(text) for text in fail_if]
     work = _work(workloads, command, seed)
@@ -164,8 +164,8 @@ def _here(
     resume: bool,
 ) -> int:
     """The runs of the kernel that runs now. Returns the exit status."""
-    from uaptrace.trial.boot import begin
     from uaptrace.trial.here import folder_here, plan_here
+    from uaptrace.trial.runs import begin
 
     if kernels:
         raise UsageError("--here makes the runs of this kernel only: name no other one")
@@ -205,7 +205,7 @@ def _answer(outcome: Outcome, plan: Plan, runs: list[Run], folder: Path, format_
 
 def _named(workloads: tuple[str, ...], command: tuple[str, ...], seed: int) -> tuple[Workload, ...]:
     """Work for a host that is somebody's: none by default, and a command needs no checkout."""
-    from uaptrace.trial.plan import Workload
+    from uaptrace.trial.trial_plan import Workload
 
     if not workloads and not command:
         raise UsageError("--here runs no work by default: give --workload, or a command after --")
@@ -214,8 +214,8 @@ def _named(workloads: tuple[str, ...], command: tuple[str, ...], seed: int) -> t
 
 def _work(workloads: tuple[str, ...], command: tuple[str, ...], seed: int) -> tuple[Workload, ...]:
     """What is run in each guest, checked as far as it can be before anything boots."""
-    from uaptrace.trial.boot import WORKLOAD, check_workload, need_checkout
-    from uaptrace.trial.plan import Workload, parse_workload
+    from uaptrace.trial.runs import WORKLOAD, check_workload, need_checkout
+    from uaptrace.trial.trial_plan import Workload, parse_workload
 
     need_checkout()
     if command and workloads:
@@ -240,7 +240,7 @@ def _folder(output: Path | None, *, resume: bool) -> Path:
 
 def _run(plan: Plan, folder: Path) -> tuple[list[Run], bool]:
     """The runs that ended, and whether Ctrl-C kept others from it."""
-    from uaptrace.trial.boot import run_all
+    from uaptrace.trial.runs import run_all
 
     def say(text: str) -> None:
         click.echo(f"trial: {text}", err=True)
@@ -268,8 +268,8 @@ def _judged(plan: Plan, runs: list[Run], conditions: list[Condition]) -> Outcome
 
 
 def _texts(outcome: Outcome) -> dict[str, str]:
+    from uaptrace.trial.answer_texts import to_json, to_markdown, to_text
     from uaptrace.trial.ci import to_junit, to_ktap
-    from uaptrace.trial.texts import to_json, to_markdown, to_text
 
     return {
         "text": to_text(outcome),
@@ -287,7 +287,7 @@ def _write(folder: Path, texts: dict[str, str], plan: Plan, runs: list[Run]) -> 
     from uaptrace.process.files import write_whole
     from uaptrace.reports.page.gather import gather
     from uaptrace.reports.page.page import page
-    from uaptrace.trial.boot import recording_name
+    from uaptrace.trial.runs import recording_name
 
     for name, text in texts.items():
         write_whole(folder / _FILES[name], text.encode(errors="replace"))

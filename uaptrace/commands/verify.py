@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from uaptrace.abi.errors import NotProvenError, UsageError, VerifyFoundError
-from uaptrace.commands.live import live_session, loader_options, stopped_by_signals, tracing_options
-from uaptrace.commands.outputs import check_files
+from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.tracing import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.types import seconds
 from uaptrace.session.verification import Verdict, counters_verdict, map_verdict
 

@@ -12,9 +12,9 @@ import click
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.abi.hooks import PageAllocHook
-from uaptrace.commands.live import folder_of, live_session, loader_options, stopped_by_signals
 from uaptrace.commands.ready import ready_file
 from uaptrace.commands.sources import SnapshotSource
+from uaptrace.commands.tracing import folder_of, live_session, loader_options, stopped_by_signals
 
 if TYPE_CHECKING:
     from uaptrace.model.snapshot import Snapshot

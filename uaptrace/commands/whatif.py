@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from uaptrace.abi.errors import RecordingError, UsageError
-from uaptrace.commands.outputs import check_files
-from uaptrace.commands.progress import progress_bar
+from uaptrace.commands.files_given import check_files
+from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import Finite, Size
 from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.model.updates import Update
-    from uaptrace.policies.memory import Memory
+    from uaptrace.policies.physical_memory import Memory
     from uaptrace.policies.requests import Requests
     from uaptrace.policies.simulation import Outcome
 
@@ -78,7 +78,7 @@ def whatif(
     Replays the requests of the recording FILE, or synthetic ones, against a model of each design for grouping
     direct-map changes, and prints splits, memory left in 2M and 1G mappings, and what it costs.
     """
-    from uaptrace.reports import whatif as report
+    from uaptrace.reports import whatif_answer as report
 
     if (file is None) == (synthetic is None):
         raise UsageError("give either a recording or --synthetic KIND")
@@ -99,7 +99,7 @@ def whatif(
 
 
 def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentation: float | None) -> tuple[Requests, Memory]:
-    from uaptrace.policies.memory import synthetic_memory
+    from uaptrace.policies.physical_memory import synthetic_memory
     from uaptrace.policies.synthetic import synthetic_requests
 
     physical = synthetic_memory(
@@ -109,7 +109,7 @@ def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentati
 
 
 def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory]:
-    from uaptrace.policies.memory import recorded_memory
+    from uaptrace.policies.physical_memory import recorded_memory
     from uaptrace.policies.requests import requests_from_updates
     from uaptrace.recording import read_updates
 
@@ -157,7 +157,7 @@ class _Facts:
 
 def _replay_all(policies: tuple[str, ...], requests: Requests, memory: Memory) -> list[Outcome]:
     from uaptrace.policies import engine
-    from uaptrace.policies.layout import Design
+    from uaptrace.policies.engine_layout import Design
     from uaptrace.policies.simulation import replay
 
     designs = [design for design in Design if not policies or design.label in policies]

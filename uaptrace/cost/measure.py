@@ -21,8 +21,8 @@ from uaptrace.kernel.page_tables import PageTableReader
 from uaptrace.kernel.processor import read_processor
 from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.host_facts import read_host_facts
-from uaptrace.loader.layout import paging_layout
 from uaptrace.loader.loading import open_kernel
+from uaptrace.loader.paging import paging_layout
 from uaptrace.loader.parent import LoaderOptions
 
 _WARM_UP: Final = 2

@@ -29,7 +29,7 @@ from typing import Any, Final
 import h11
 
 from uaptrace.exporter.framing import has_chunks, problem_of_head, problem_of_headers
-from uaptrace.exporter.messages import Request, Response, read_request
+from uaptrace.exporter.http_messages import Request, Response, read_request
 from uaptrace.exporter.rendering import HttpStatistics
 from uaptrace.exporter.web_config import WebConfig
 

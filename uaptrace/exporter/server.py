@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 import uaptrace
 from uaptrace.exporter import auth
 from uaptrace.exporter.http import HttpServer, Limits
+from uaptrace.exporter.http_messages import Request, Response
 from uaptrace.exporter.listening import bind
-from uaptrace.exporter.messages import Request, Response
 from uaptrace.exporter.metrics import readiness
 from uaptrace.exporter.negotiation import compressed
 from uaptrace.exporter.password_checks import PasswordChecks

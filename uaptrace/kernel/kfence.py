@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from uaptrace.abi.units import PAGE_SHIFT, PAGES_PER_2M
-from uaptrace.kernel.memory import KernelMemory, read_u32, read_u64
+from uaptrace.kernel.kcore import KernelMemory, read_u32, read_u64
 from uaptrace.model.updates import PAGE_ABSENT, MapReading
 
 _MAX_REGIONS: Final = 257

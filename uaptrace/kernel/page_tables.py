@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import PAGE_SHIFT, REGIONS_PER_1G, Level
-from uaptrace.kernel.memory import KernelMemory
+from uaptrace.kernel.kcore import KernelMemory
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT, PAGE_HOLE, PAGE_PRESENT, MapReading
 
 ENTRIES: Final = 512

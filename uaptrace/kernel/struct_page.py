@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M
-from uaptrace.kernel.memory import KernelMemory, read_u64
+from uaptrace.kernel.kcore import KernelMemory, read_u64
 
 PAGE_TYPE_BASE: Final = 0xF0000000
 PG_UNMAPPED: Final = 0x00000800

@@ -17,9 +17,9 @@ from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.kernel.procfs import read_split_counters
 from uaptrace.loader.attaching import attach_hooks
 from uaptrace.loader.constants import VARIABLES, read_constants
-from uaptrace.loader.files import FILES
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.loading import load_accepted, open_memory
+from uaptrace.loader.opened_files import FILES
 from uaptrace.loader.plan import wanted_symbols
 
 if TYPE_CHECKING:

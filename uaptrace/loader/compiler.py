@@ -16,7 +16,7 @@ from typing import Any, Final
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.compiled import Compiled, MapSpec, with_places
 from uaptrace.ebpf.information import object_info
-from uaptrace.loader.words import last_words
+from uaptrace.loader.verdicts import last_words
 
 _COMPILER_FLAGS: Final = ("-g0", "-O1")
 """Neither debugging information nor the last optimisation is worth a third of the time that compiling takes."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
-from uaptrace.kernel.memory import KernelMemory, read_u32, read_u64
+from uaptrace.kernel.kcore import KernelMemory, read_u32, read_u64
 from uaptrace.loader.program import KernelConstants
 
 VARIABLES: Final = (

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.compiled import Compiled
-from uaptrace.kernel.memory import Kcore, KernelMemory
+from uaptrace.kernel.kcore import Kcore, KernelMemory
 from uaptrace.loader.attaching import HooksRefusedError, load_unattached
 from uaptrace.loader.constants import read_constants
 from uaptrace.loader.host_facts import HostFacts
 from uaptrace.loader.plan import PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
 from uaptrace.loader.programs import compiled_programs
-from uaptrace.loader.words import last_words
+from uaptrace.loader.verdicts import last_words
 
 if TYPE_CHECKING:
     from uaptrace.loader.parent import LoaderOptions
@@ -38,7 +38,7 @@ def open_memory(options: LoaderOptions, kcore_fd: int | None) -> tuple[KernelMem
         raise CannotTraceError("/proc/kcore cannot be opened: run as root, with CONFIG_PROC_KCORE=y, or use --page-tables bpf")
     if options.page_tables != "bpf" and kcore_fd is not None:
         return Kcore(kcore_fd), {}
-    from uaptrace.ebpf.memory import BpfMemory
+    from uaptrace.ebpf.reader import BpfMemory
 
     folder = bpf_folder()
     reader, maps = load_unattached(compiled_programs(reader_text(folder), (), folder, fresh=options.compile), "read_kernel")

@@ -23,7 +23,7 @@ from uaptrace.abi.errors import CannotTraceError, UaptraceError
 from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.abi.units import Level
 from uaptrace.loader.program import KernelConstants
-from uaptrace.loader.progress import Progress
+from uaptrace.loader.start_log import Progress
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.process.privileges import die_with_parent
 

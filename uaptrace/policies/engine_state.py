@@ -12,8 +12,8 @@ from typing import Any
 
 from uaptrace.abi import units
 from uaptrace.abi.units import Level
-from uaptrace.policies import layout
-from uaptrace.policies.layout import Count, Design, Op, RequestFlag, State
+from uaptrace.policies import engine_layout
+from uaptrace.policies.engine_layout import Count, Design, Op, RequestFlag, State
 
 # Copies of the constants: engine.pxd makes C variables of them.
 NR_ORDERS = units.NR_ORDERS
@@ -25,15 +25,15 @@ K4 = int(Level.K4)
 M2 = int(Level.M2)
 G1 = int(Level.G1)
 
-ABSENT = layout.ABSENT
-DEFAULT = layout.DEFAULT
-OTHER_PERMISSION = layout.OTHER_PERMISSION
-UNMOVABLE = layout.UNMOVABLE
-MOVABLE = layout.MOVABLE
-RECLAIMABLE = layout.RECLAIMABLE
-UNMAPPED = layout.UNMAPPED
-CACHE_LISTS = layout.CACHE_LISTS
-PAGE_LIST = layout.PAGE_LIST
+ABSENT = engine_layout.ABSENT
+DEFAULT = engine_layout.DEFAULT
+OTHER_PERMISSION = engine_layout.OTHER_PERMISSION
+UNMOVABLE = engine_layout.UNMOVABLE
+MOVABLE = engine_layout.MOVABLE
+RECLAIMABLE = engine_layout.RECLAIMABLE
+UNMAPPED = engine_layout.UNMAPPED
+CACHE_LISTS = engine_layout.CACHE_LISTS
+PAGE_LIST = engine_layout.PAGE_LIST
 
 NONE = int(Design.NONE)
 MIGRATE = int(Design.MIGRATE_UNMAPPED)

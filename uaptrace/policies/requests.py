@@ -15,7 +15,7 @@ from uaptrace.abi.events import Flag, Kind, Mapping
 from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, PAGES_PER_2M
 from uaptrace.abi.wire import Batch
 from uaptrace.model.updates import Records, Update
-from uaptrace.policies.layout import Op, RequestFlag
+from uaptrace.policies.engine_layout import Op, RequestFlag
 
 
 @dataclass(frozen=True, slots=True)

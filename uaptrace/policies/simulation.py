@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level, pages_to_bytes
-from uaptrace.policies.layout import ABSENT, CACHE_LISTS, DEFAULT, NR_LISTS, NR_TYPES, Count, Design, Op, RequestFlag, State
-from uaptrace.policies.memory import Memory
+from uaptrace.policies.engine_layout import ABSENT, CACHE_LISTS, DEFAULT, NR_LISTS, NR_TYPES, Count, Design, Op, RequestFlag, State
+from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import Requests
 
 NR_SAMPLES: Final = 200

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from uaptrace.policies.layout import Op, RequestFlag
+from uaptrace.policies.engine_layout import Op, RequestFlag
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.rng import random_words, uniform
 

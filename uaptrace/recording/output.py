@@ -13,7 +13,7 @@ from uaptrace.abi.errors import UsageError
 from uaptrace.process.places import Place, keep_place
 from uaptrace.recording import schema
 from uaptrace.recording.errors import RecordingStoppedError
-from uaptrace.recording.parts import part_path
+from uaptrace.recording.part_names import part_path
 
 MODE: Final = 0o600
 """As perf's: a recording has kernel addresses and what processes did."""

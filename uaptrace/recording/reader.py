@@ -18,7 +18,7 @@ from uaptrace.model.updates import CountersReading, Start, Update
 from uaptrace.recording import schema, version1
 from uaptrace.recording.checks import BadValueError
 from uaptrace.recording.errors import not_usable, usable
-from uaptrace.recording.parts import existing_parts, split_part
+from uaptrace.recording.part_names import existing_parts, split_part
 from uaptrace.recording.stream import BatchStream, Tail
 
 DECODERS: Final[Mapping[int, Callable[[pa.RecordBatch], version1.Rows]]] = MappingProxyType({1: version1.Rows})

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from uaptrace.abi.events import Kind
 from uaptrace.abi.wire import RECORD, Batch
 from uaptrace.model.updates import Records, Start, Symbols, Update
-from uaptrace.recording.columns import STACK_BYTES
 from uaptrace.recording.reader import Chain, open_parts
+from uaptrace.recording.waiting_rows import STACK_BYTES
 from uaptrace.recording.writer import RecordingWriter
 
 _FRAMES_OFFSET: Final = 8

@@ -18,8 +18,8 @@ from uaptrace.abi.errors import RecordingError
 from uaptrace.recording import schema
 from uaptrace.recording.checks import BadValueError
 from uaptrace.recording.errors import not_usable
-from uaptrace.recording.messages import CONTINUATION, PREFIX, parse_head
-from uaptrace.recording.parts import existing_parts
+from uaptrace.recording.ipc_messages import CONTINUATION, PREFIX, parse_head
+from uaptrace.recording.part_names import existing_parts
 
 _READ_AHEAD: Final = 1 << 14
 """Bytes of a message that are looked at: all of one for a quiet second."""

@@ -16,7 +16,7 @@ from uaptrace.model.updates import Records, Update
 from uaptrace.recording import schema
 from uaptrace.recording.checks import BadValueError, check_rows
 from uaptrace.recording.codec import decode
-from uaptrace.recording.columns import STACK_COLUMNS, TASK_COLUMNS
+from uaptrace.recording.waiting_rows import STACK_COLUMNS, TASK_COLUMNS
 
 SCHEMA: Final = schema.arrow_schema()
 

@@ -29,10 +29,10 @@ from uaptrace.model.updates import CacheReading, Cgroups, Records, Start, Symbol
 from uaptrace.process.files import write_some
 from uaptrace.recording import schema
 from uaptrace.recording.codec import EncodedUpdate, encode
-from uaptrace.recording.columns import ColumnBuffer
 from uaptrace.recording.errors import RecordingStoppedError
 from uaptrace.recording.output import PartFiles
-from uaptrace.recording.parts import part_path
+from uaptrace.recording.part_names import part_path
+from uaptrace.recording.waiting_rows import ColumnBuffer
 
 K = TypeVar("K")
 

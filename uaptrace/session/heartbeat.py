@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from uaptrace.kernel.figures import MapFigures
+from uaptrace.kernel.beat_figures import MapFigures
 from uaptrace.model.compare import Changes, changes
 from uaptrace.model.direct_map import DirectMap
 from uaptrace.model.updates import MapReading

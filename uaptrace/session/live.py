@@ -22,22 +22,22 @@ from uaptrace.abi.events import Counter, Kind
 from uaptrace.abi.wire import frames
 from uaptrace.ebpf.counters import MappedCounters, steady
 from uaptrace.ebpf.information import missed_runs
-from uaptrace.ebpf.memory import BpfMemory
+from uaptrace.ebpf.reader import BpfMemory
 from uaptrace.ebpf.ring import MappedRing
 from uaptrace.kernel.address_names import AddressNames
+from uaptrace.kernel.beat_figures import FigureFiles, MapFigures
 from uaptrace.kernel.debugfs import CacheRows, parse_unmapped_alloc, read_fd
-from uaptrace.kernel.figures import FigureFiles, MapFigures
 from uaptrace.kernel.host import host_name
+from uaptrace.kernel.kcore import Kcore, KernelMemory
 from uaptrace.kernel.kfence import is_on, pool_regions
-from uaptrace.kernel.memory import Kcore, KernelMemory
 from uaptrace.kernel.page_tables import PageTableReader
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
 from uaptrace.kernel.struct_page import PageblockBits, page_layout, read_free_blocks, steady_read
-from uaptrace.loader.layout import paging_layout
+from uaptrace.loader.paging import paging_layout
 from uaptrace.loader.parent import Loaded
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
-from uaptrace.session.switches import HookSwitches
+from uaptrace.session.hook_switches import HookSwitches
 
 CACHE_OPERATIONS: Final = (
     Counter.CACHE_ALLOC,

@@ -26,7 +26,7 @@ from uaptrace.abi.errors import RecordingError
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Update
 from uaptrace.recording.errors import usable
-from uaptrace.recording.messages import scan
+from uaptrace.recording.ipc_messages import scan
 from uaptrace.recording.reader import Chain, Place, open_parts, read_updates
 
 MAX_CHECKPOINTS: Final = 24

@@ -19,9 +19,9 @@ from typing import Final
 from uaptrace.testhost import images, kernel_names
 from uaptrace.testhost.boot_options import fail, parse
 from uaptrace.testhost.errors import HostError
+from uaptrace.testhost.guest_streams import KVM_GAVE_UP, raw_terminal
 from uaptrace.testhost.host import CACHE, note
 from uaptrace.testhost.machine import KERNEL_DIR, Machine, Session
-from uaptrace.testhost.streams import KVM_GAVE_UP, raw_terminal
 
 EXIT_GUEST_DIED: Final = 70
 EXIT_NOT_STARTED: Final = 71

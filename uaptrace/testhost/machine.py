@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from uaptrace.testhost import images, trees
+from uaptrace.testhost.guest_streams import copy, copy_console, feed, feed_terminal
 from uaptrace.testhost.host import CACHE, locked, need, note, run
-from uaptrace.testhost.streams import copy, copy_console, feed, feed_terminal
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 KERNEL_DIR: Final = CHECKOUT / "kernel"

@@ -12,8 +12,8 @@ from typing import Final
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.model.snapshot import Cause
-from uaptrace.trial.compare import Row
-from uaptrace.trial.figures import BY_CAUSE, FIGURES
+from uaptrace.trial.judgement import Row
+from uaptrace.trial.measures import BY_CAUSE, FIGURES
 
 _COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,

@@ -29,9 +29,9 @@ from uaptrace.reports.documents import audit_to_json, snapshot_to_json
 from uaptrace.session.live import LiveSource
 from uaptrace.session.loop import Session
 from uaptrace.session.verification import map_verdict
-from uaptrace.trial.figures import Seen, figures_of
-from uaptrace.trial.plan import FAULT_ARGUMENT
+from uaptrace.trial.measures import Seen, figures_of
 from uaptrace.trial.status import TrialStatus
+from uaptrace.trial.trial_plan import FAULT_ARGUMENT
 
 RESULT: Final = "result.json"
 ORDER: Final = "order.json"

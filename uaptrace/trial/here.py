@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.trial.boot import PLAN, Run, file_name, folder_of, read_run
-from uaptrace.trial.plan import Kernel, Plan, Workload
+from uaptrace.trial.runs import PLAN, Run, file_name, folder_of, read_run
+from uaptrace.trial.trial_plan import Kernel, Plan, Workload, plan_from_json
 
 _SAME: Final = ("workloads", "repeat", "seed")
 """What the plans of kernels that are compared have in common."""
@@ -46,7 +46,7 @@ def join(folder: Path, labels: Sequence[str]) -> tuple[Plan, list[Run]]:
         differing = [name for name in _SAME if plan[name] != first[name]]
         if differing:
             raise UsageError(f"{label} was given other {differing[0]} than {first['kernels'][0]}: only runs of the same work are compared")
-    whole = replace(_plan(first), kernels=tuple(Kernel(label, None, None, "") for label in plans))
+    whole = replace(plan_from_json(first), kernels=tuple(Kernel(label, None, None, "") for label in plans))
     runs = []
     for number, kernel in enumerate(whole.kernels):
         for repetition in range(whole.repeat):
@@ -71,25 +71,11 @@ def _plans(folder: Path) -> dict[str, dict[str, Any]]:
         try:
             plan = json.loads(path.read_text())
             (label,) = plan["kernels"]
-            _plan(plan)
+            plan_from_json(plan)
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{path} is not a plan of runs on a host") from None
         found.append((path.stat().st_mtime_ns, str(label), plan))
     return {label: plan for _, label, plan in sorted(found, key=lambda one: one[:2])}
-
-
-def _plan(said: dict[str, Any]) -> Plan:
-    """Of Plan.to_json(). Raises KeyError, TypeError or ValueError where it is none."""
-    return Plan(
-        tuple(Kernel(str(label), None, None, "") for label in said["kernels"]),
-        tuple(Workload(str(work["label"]), tuple(map(str, work["command"]))) for work in said["workloads"]),
-        int(said["repeat"]),
-        int(said["seed"]),
-        str(said["memory"]),
-        int(said["cpus"]),
-        float(said["timeout_s"]),
-        bool(said["count_instructions"]),
-    )
 
 
 def _memory() -> str:

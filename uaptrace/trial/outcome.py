@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uaptrace.trial.compare import Row, compare
 from uaptrace.trial.conditions import Condition
-from uaptrace.trial.plan import Plan
+from uaptrace.trial.judgement import Row, compare
 from uaptrace.trial.status import WORST_FIRST, TrialStatus
+from uaptrace.trial.trial_plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

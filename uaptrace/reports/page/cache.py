@@ -12,7 +12,7 @@ from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE
 from uaptrace.model.snapshot import Histogram, ShrinkerView, UnmappedCacheView
 from uaptrace.reports.page.gather import Recorded
 from uaptrace.reports.page.parts import Charts
-from uaptrace.reports.page.rendering import render
+from uaptrace.reports.page.templating import render
 from uaptrace.views import words
 
 LATENCIES: Final = {

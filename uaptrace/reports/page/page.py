@@ -22,7 +22,7 @@ from uaptrace.reports.page.flame import difference_graph, flame_graph
 from uaptrace.reports.page.gather import Recorded
 from uaptrace.reports.page.parts import ABSENT_COLOR, CAUSE_COLORS, Charts, Section, signed_bytes
 from uaptrace.reports.page.pictures import Picture, picture
-from uaptrace.reports.page.rendering import render
+from uaptrace.reports.page.templating import render
 from uaptrace.views import map_grid, words
 
 POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from uaptrace.abi.units import format_bytes
 from uaptrace.model.snapshot import Cause
-from uaptrace.reports.page.rendering import render
+from uaptrace.reports.page.templating import render
 
 CAUSE_COLORS: Final = {
     Cause.UNMAPPED_ALLOC: "#0072b2",

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from uaptrace.abi.events import LEVEL_MASK, Flag, Kind
 from uaptrace.abi.units import NR_ORDERS, PAGES_PER_2M, Level
 from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Update
-from uaptrace.policies.layout import Count, Design, RequestFlag
-from uaptrace.policies.memory import TOP_BLOCK, Memory, fresh_map, recorded_memory
+from uaptrace.policies.engine_layout import Count, Design, RequestFlag
+from uaptrace.policies.physical_memory import TOP_BLOCK, Memory, fresh_map, recorded_memory
 from uaptrace.policies.requests import RequestBuilder, requests_from_updates
 from uaptrace.policies.simulation import CacheRows, Simulation
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uaptrace.loader.files import FILES
+from uaptrace.loader.opened_files import FILES
 from uaptrace.model.silence import Silence
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from uaptrace.abi.errors import RecordingError, UsageError
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, PMD_ORDER, REGIONS_PER_1G, Level, format_bytes
 from uaptrace.model.updates import LARGE_ABSENT
-from uaptrace.policies.layout import MOVABLE, UNMOVABLE
+from uaptrace.policies.engine_layout import MOVABLE, UNMOVABLE
 from uaptrace.policies.rng import permutation, random_words, uniform
 
 TOP_BLOCK: Final = 1 << (NR_ORDERS - 1)

@@ -83,6 +83,21 @@ class Plan:
         }
 
 
+def plan_from_json(said: dict[str, Any]) -> Plan:
+    """The plan that Plan.to_json() was made of, with kernels that this host runs. Raises KeyError, TypeError or ValueError where it is
+    none."""
+    return Plan(
+        tuple(Kernel(str(label), None, None, "") for label in said["kernels"]),
+        tuple(Workload(str(work["label"]), tuple(map(str, work["command"]))) for work in said["workloads"]),
+        int(said["repeat"]),
+        int(said["seed"]),
+        str(said["memory"]),
+        int(said["cpus"]),
+        float(said["timeout_s"]),
+        bool(said["count_instructions"]),
+    )
+
+
 def parse_kernel(text: str) -> Kernel:
     """``patched-6.12``, ``debian-7.3``, a kernel image, its .deb, or the folder of a build; each with ``+ARGUMENTS`` for its command line.
     UsageError where it is none of these."""

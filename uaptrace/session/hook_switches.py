@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from uaptrace.loader.switches import SWITCHES, says_off
+from uaptrace.loader.kernel_switches import SWITCHES, says_off
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.silence import Silence
 

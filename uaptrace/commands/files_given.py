@@ -23,6 +23,6 @@ def check_files(
 
 
 def _files_of(recording: Path) -> list[Path]:
-    from uaptrace.recording.parts import existing_parts, split_part
+    from uaptrace.recording.part_names import existing_parts, split_part
 
     return [recording, *existing_parts(recording).values(), *existing_parts(split_part(recording)[0]).values()]

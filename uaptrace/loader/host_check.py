@@ -17,11 +17,11 @@ from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError,
 from uaptrace.loader.attaching import hook_status, load_hooks
 from uaptrace.loader.designs import Design
 from uaptrace.loader.host_facts import HostFacts
+from uaptrace.loader.kernel_switches import Switch
 from uaptrace.loader.loading import load_accepted, open_kernel
 from uaptrace.loader.parent import LoaderOptions
 from uaptrace.loader.plan import NONE, PlannedHook, plan_hooks
-from uaptrace.loader.progress import Progress
-from uaptrace.loader.switches import Switch
+from uaptrace.loader.start_log import Progress
 
 READY: Final = 0
 DEGRADED: Final = 1

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from uaptrace import __version__
 from uaptrace.process.plain import plain
-from uaptrace.trial.compare import Row, Spread
+from uaptrace.trial.judgement import Row, Spread
 from uaptrace.trial.outcome import KernelOutcome, Outcome
-from uaptrace.trial.plan import Plan
+from uaptrace.trial.trial_plan import Plan
 
 SCHEMA: Final = 1
 COLUMNS: Final = 72

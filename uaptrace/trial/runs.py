@@ -24,8 +24,8 @@ from uaptrace.abi.errors import UsageError
 from uaptrace.testhost.host import CHECKOUT
 from uaptrace.trial.console import why_it_died
 from uaptrace.trial.guest import ORDER, RESULT, Order
-from uaptrace.trial.plan import Kernel, Plan
 from uaptrace.trial.status import TrialStatus
+from uaptrace.trial.trial_plan import Kernel, Plan
 
 BOOT: Final = CHECKOUT / "kernel/boot"
 WORKLOAD: Final = CHECKOUT / "kernel/workload"

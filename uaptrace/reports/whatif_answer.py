@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level, format_bytes
-from uaptrace.policies.layout import Count, Design
-from uaptrace.policies.memory import Memory
+from uaptrace.policies.engine_layout import Count, Design
+from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import Requests
 from uaptrace.policies.simulation import Outcome
 from uaptrace.process.files import write_whole

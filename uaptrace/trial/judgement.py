@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from uaptrace.trial.figures import BY_CAUSE, Figure, Figures, described
+from uaptrace.trial.measures import BY_CAUSE, Figure, Figures, described
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.abi.hooks import PageAllocHook
 from uaptrace.commands.types import RingSize
 from uaptrace.loader.parent import DEFAULT_RING_BYTES, LoaderOptions, Loading
-from uaptrace.loader.progress import Progress
+from uaptrace.loader.start_log import Progress
 from uaptrace.process.places import descriptor_of
 
 if TYPE_CHECKING:
