@@ -118,7 +118,7 @@ def what_if(path: Path, seed: int) -> None:
     from uaptrace.policies.engine_layout import Design
     from uaptrace.policies.simulation import replay
 
-    requests, memory = _recorded(path, 1, None, None, "recorded" if seed % 3 else "fresh")
+    requests, memory, _ = _recorded(path, 1, None, None, "recorded" if seed % 3 else "fresh")
     if memory.nr_pages > 1 << 22:
         return  # 16 GiB: their size makes it slow, not their values
     designs = list(Design)

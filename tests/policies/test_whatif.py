@@ -129,3 +129,15 @@ def test_a_million_requests_per_policy_in_five_seconds() -> None:
         begin_s = time.process_time()
         replay(design, requests, memory)
         assert time.process_time() - begin_s < 5
+
+
+def test_each_flush_interrupts_every_other_cpu_and_an_unknown_number_of_cpus_stays_unknown() -> None:
+    args = ["--synthetic", "mixed", "--requests", "5000"]
+    unknown: dict[str, Any] = answer(*args)
+    known: dict[str, Any] = answer(*args, "--cpus", "64")
+    assert unknown["nr_cpus"] is None
+    assert all(policy["shootdown_ipis"] is None for policy in unknown["policies"])
+    assert known["nr_cpus"] == 64
+    assert any(policy["tlb_flushes"] for policy in known["policies"])
+    assert all(policy["shootdown_ipis"] == 63 * policy["tlb_flushes"] for policy in known["policies"])
+    assert "IPIs" not in CliRunner().invoke(whatif, ["--synthetic", "mixed", "--requests", "100"]).output

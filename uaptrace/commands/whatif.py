@@ -59,6 +59,7 @@ _SLOW_FROM: Final = 100_000
 @click.option(
     "--map", "map_source", type=click.Choice(["fresh", "recorded"]), default="fresh", show_default=True, help="Direct map to begin with."
 )
+@click.option("--cpus", type=click.IntRange(1, 1 << 16), help="CPUs of the host, for interrupts by flushes. [default: the recorded host's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--chart", type=click.Path(path_type=Path), metavar="FILE", help="Write a chart to this .svg or .png file.")
 def whatif(
@@ -70,6 +71,7 @@ def whatif(
     memory: int | None,
     fragmentation: float | None,
     map_source: str,
+    cpus: int | None,
     as_json: bool,
     chart: Path | None,
 ) -> None:
@@ -89,10 +91,12 @@ def whatif(
         if map_source == "recorded":
             raise UsageError("--map recorded needs a recording; leave it out with --synthetic")
         requests, physical = _synthetic(synthetic, count, seed, memory, fragmentation)
+        recorded_cpus = 0
     else:
         assert file is not None
-        requests, physical = _recorded(file, seed, memory, fragmentation, map_source)
-    answer = report.WhatIf(requests, physical, seed, tuple(_replay_all(policies, requests, physical)), map_source)
+        requests, physical, recorded_cpus = _recorded(file, seed, memory, fragmentation, map_source)
+    outcomes = tuple(_replay_all(policies, requests, physical))
+    answer = report.WhatIf(requests, physical, seed, outcomes, map_source, recorded_cpus if cpus is None else cpus)
     if chart is not None:
         report.write_chart(answer, chart)
     click.echo(json.dumps(report.as_json(answer)) if as_json else report.as_table(answer), nl=as_json)
@@ -108,7 +112,7 @@ def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentati
     return synthetic_requests(kind, count, seed), physical
 
 
-def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory]:
+def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory, int]:
     from uaptrace.policies.physical_memory import recorded_memory
     from uaptrace.policies.requests import requests_from_updates
     from uaptrace.recording import read_updates
@@ -134,7 +138,7 @@ def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | 
         keep_map=map_source == "recorded",
         seed=seed,
     )
-    return requests, physical
+    return requests, physical, facts.nr_cpus
 
 
 class _Facts:
@@ -144,6 +148,7 @@ class _Facts:
         self.levels: Any = None
         self.buddyinfo = ""
         self.memory_bytes: int | None = None
+        self.nr_cpus = 0
 
     def see(self, update: Update) -> None:
         from uaptrace.model.updates import MapReading, Start
@@ -151,6 +156,7 @@ class _Facts:
         if isinstance(update, Start):
             self.memory_bytes = update.host.memory_bytes
             self.buddyinfo = update.host.buddyinfo
+            self.nr_cpus = update.host.nr_cpus
         elif isinstance(update, MapReading) and update.complete and self.levels is None:
             self.levels = update.levels.copy()
 

@@ -72,6 +72,8 @@ class WhatIf:
     outcomes: tuple[Outcome, ...]
     map_source: str = "fresh"
     """``fresh``: every whole 1G by one entry; ``recorded``: the direct map of the recording's first reading."""
+    nr_cpus: int = 0
+    """Of the host; 0: not known."""
 
     @property
     def heading(self) -> str:
@@ -96,8 +98,14 @@ def as_json(answer: WhatIf) -> dict[str, Any]:
             "map": answer.map_source,
         },
         "seed": answer.seed,
-        "policies": [_policy(outcome) for outcome in answer.outcomes],
+        "nr_cpus": answer.nr_cpus or None,
+        "policies": [{**_policy(outcome), "shootdown_ipis": _shootdown_ipis(answer, outcome)} for outcome in answer.outcomes],
     }
+
+
+def _shootdown_ipis(answer: WhatIf, outcome: Outcome) -> int | None:
+    """Interrupts of other CPUs: each flush of kernel addresses is one for every CPU but its own (on_each_cpu() in arch/x86/mm/tlb.c)."""
+    return outcome.counts[Count.TLB_FLUSHES] * (answer.nr_cpus - 1) if answer.nr_cpus else None
 
 
 def _policy(outcome: Outcome) -> dict[str, Any]:
@@ -170,18 +178,28 @@ def as_table(answer: WhatIf) -> str:
             f"{TITLES[o.design]:<25}{format_bytes(o.cache_bytes_peak):>12}{c[Count.OPERATIONS]:>12}{c[Count.TLB_FLUSHES]:>12}"
             f"{c[Count.EXPOSED_PAGES]:>10}{c[Count.FAILED]:>9}"
         )
-    lines += [
-        "",
-        "                             TLB entries    tables of",
-        "design                      for the map   4K entries",
-    ]
-    lines += [f"{TITLES[o.design]:<25}{o.nr_entries:>14,}{format_bytes(o.page_table_bytes):>13}" for o in answer.outcomes]
+    lines += _costs(answer)
     notes = _notes(answer)
     if notes:
         lines.append("")
         for note in notes:
             lines += _wrapped(note)
     return "\n".join(lines) + "\n"
+
+
+def _costs(answer: WhatIf) -> list[str]:
+    """What the map that is left takes, and where the number of CPUs is known, what the flushes interrupted."""
+    known = answer.nr_cpus > 0
+    cpus = f"{answer.nr_cpus} CPUs" if answer.nr_cpus > 1 else "1 CPU"
+    lines = [
+        "",
+        "                             TLB entries    tables of" + ("   IPIs of flushes," if known else ""),
+        "design                      for the map   4K entries" + (f"{cpus:>19}" if known else ""),
+    ]
+    for o in answer.outcomes:
+        ipis = f"{_shootdown_ipis(answer, o):>19,}" if known else ""
+        lines.append(f"{TITLES[o.design]:<25}{o.nr_entries:>14,}{format_bytes(o.page_table_bytes):>13}{ipis}")
+    return lines
 
 
 def _notes(answer: WhatIf) -> list[str]:
