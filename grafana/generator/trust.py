@@ -23,7 +23,7 @@ from .panels import (
 )
 
 MAP_HOOKS = "cpa|flush_all|set_invalid|set_default"
-CACHE_HOOKS = "cache_alloc|cache_free|cache_release|flush_range|shrink_scan|shrink_count|page_alloc|alloc_pages"
+CACHE_HOOKS = "cache_alloc|cache_free|cache_release|flush_range|shrink_scan|shrink_count|page_alloc|alloc_pages|secretmem_fault"
 """Hooks that exactness needs on every kernel, and on one with the unmapped cache; the others are optional."""
 EXACT_NAMES = value_names({0: ("not exact", RED), 1: ("exact", GREEN)})
 
