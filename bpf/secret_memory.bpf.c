@@ -10,8 +10,10 @@ static __always_inline int secret_fault_enter(u64 vmf)
 {
 	struct uap_context *c = make_context();
 
-	if (c)
-		c->fault = vmf;
+	if (!c)
+		return 0;
+	expect_outside(c->fault != 0);
+	c->fault = vmf;
 	return 0;
 }
 
