@@ -14,7 +14,7 @@ from bench.publish import publish
 from bench.rows import Row, machine, not_measured, table
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("consumer", "pipeline", "recordings", "memory", "scrape", "startup", "guest")
+GROUPS = ("consumer", "pipeline", "recordings", "archive", "memory", "scrape", "startup", "guest")
 RESULTS = Path(__file__).with_name("results.json")
 
 

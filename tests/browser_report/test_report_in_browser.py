@@ -17,10 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.unit.archive_pieces import host_recording
 from tests.unit.recording_pieces import task
 from tests.unit.simulated_host import host_updates
+from uaptrace.archive.days import day_rows
+from uaptrace.archive.questions import Scope, ask
+from uaptrace.archive.store import Archive
 from uaptrace.model.updates import Records
 from uaptrace.recording import RecordingWriter
+from uaptrace.reports.page.archive_page import archive_page
 from uaptrace.reports.page.gather import Recorded, gather
 from uaptrace.reports.page.page import page
 
@@ -106,6 +111,33 @@ def test_it_draws_on_every_screen_and_asks_for_nothing(browser: Any, pages: dict
         background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(15, 18, 22)" if scheme == "dark" else "rgb(245, 246, 248)")
         shown.screenshot(f"{name}-{scheme}-{width}")
+
+
+def test_the_page_of_an_archive_draws_each_day(browser: Any, tmp_path: Path) -> None:
+    """Names are those of hosts and processes, which anyone may choose."""
+    archive = Archive(str(tmp_path / "archive"))
+    for day in range(3):
+        path = host_recording(
+            tmp_path / f"{day}.rec",
+            hostname="<img src=x onerror=a>",
+            wall_time_s=1_750_000_000.0 + 86_400 * day,
+            pause_s=600,
+            boot_id=str(day),
+        )
+        for row in day_rows(path):
+            archive.add(row)
+    with archive.local(None, None) as folders:
+        (tmp_path / "archive.html").write_text(archive_page(ask("archive", folders, Scope()), 10))
+    for width in (390, 1280):
+        with Shown(browser, tmp_path / "archive.html", width=width) as shown:
+            assert shown.complaints == []
+            assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
+            size = shown.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert size[0] <= size[1]
+            legends = [shown.page.locator(f"#{name} .legend .when").inner_text() for name in ("causes", "hosts")]
+            assert legends == ["2025-06-17"] * 2
+            assert shown.page.locator("#flame .f").count() > 5
+            shown.screenshot(f"archive-{width}")
 
 
 def test_the_legend_follows_the_pointer(browser: Any, pages: dict[str, Path]) -> None:

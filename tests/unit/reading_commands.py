@@ -57,6 +57,7 @@ def reading_commands(recording: Path, folder: Path) -> dict[str, list[str]]:
         "whatif map": ["whatif", "--map", "recorded", name],
         "info": ["recording", "info", name],
         "info json": ["recording", "info", "--json", name],
+        "archive": ["archive", "add", name, "--to", str(folder / "archive")],
         "share": ["recording", "share", name, str(folder / "shared.rec"), "--overwrite"],
     }
 

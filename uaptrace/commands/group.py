@@ -23,6 +23,7 @@ SECTIONS: Final = {
         "record": "Write a recording, to be analysed later.",
         "recording": "What a recording has.",
         "report": "An HTML report of one recording, or of two compared.",
+        "archive": "Recordings of many hosts in one place, and what they answer.",
     },
     "Check": {
         "check": "What this host can do, hook by hook, and how to fix what is missing.",

@@ -398,3 +398,8 @@ class Snapshot:
     last_exact_wall_time_s: float | None = None
     """Exactness.last_exact_time_ns likewise: setting the clock does not move it."""
     silence: SilenceView = field(default_factory=SilenceView)
+
+    @property
+    def ledger_is_complete(self) -> bool:
+        """``split_rows`` add up to the splits by cause: no row was left out."""
+        return sum(row.count for row in self.split_rows) == sum(self.splits.by_cause.values())

@@ -147,14 +147,9 @@ def splits_to_json(snapshot: Snapshot, group_by: GroupBy = "row") -> Document:
         **snapshot_head(snapshot),
         **_splits(snapshot),
         "group_by": group_by,
-        "complete": group_by == "cause" or ledger_is_complete(snapshot),
+        "complete": group_by == "cause" or snapshot.ledger_is_complete,
         "groups": [_split_row(row) for row in snapshot.split_rows] if group_by == "row" else split_groups(snapshot, group_by),
     }
-
-
-def ledger_is_complete(snapshot: Snapshot) -> bool:
-    """The rows of the ledger add up to the splits by cause: no row was left out."""
-    return sum(row.count for row in snapshot.split_rows) == sum(snapshot.splits.by_cause.values())
 
 
 def split_groups(snapshot: Snapshot, group_by: GroupBy) -> list[Document]:

@@ -11,7 +11,6 @@ from uaptrace.reports.documents import (
     GROUPS,
     GroupBy,
     audit_to_json,
-    ledger_is_complete,
     snapshot_to_json,
     split_groups,
     splits_to_json,
@@ -68,7 +67,7 @@ def splits_to_text(snapshot: Snapshot, group_by: GroupBy = "row", width: int = 8
             lines.append(line(f" {group['2m']:>8,}{group['1g']:>8,}  {times}  {words.shorten(_name(group, group_by), max(8, width - 39))}"))
             if stacks and group_by == "stack":
                 lines.extend(line((f"{'':>22}{words.shorten(frame, max(8, width - 22))}", "dim")) for frame in group["stack"])
-    if group_by != "cause" and not ledger_is_complete(snapshot):
+    if group_by != "cause" and not snapshot.ledger_is_complete:
         lines.extend(
             paragraph("The ledger has no room for all rows: the counts by cause above are whole, the rows are not.", width, style="warn")
         )

@@ -8,6 +8,7 @@ a long way is covered. Going back takes up a copy of the state that was kept on 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import pickle
@@ -34,6 +35,9 @@ MAX_FROZEN_BYTES: Final = 128 << 20
 """Of a copy of the state, before it is compressed. A state that is larger is played anew to go back."""
 MIN_CHECKPOINT_ROWS: Final = 100_000
 """Closer together they would save less than 0.1 s."""
+
+MAX_BEFORE_BASELINE: Final = 1000
+"""Updates within which the first reading of the direct map is looked for."""
 
 STEP_S: Final = 0.5
 """Recorded seconds of one step at speed 1: as far as a screen goes from picture to picture."""
@@ -85,7 +89,10 @@ class ReplaySource:
         self._regions = regions
         self._chain = Chain(open_parts(self.path))
         with usable(self.path):
-            self.start, self.start_ns, self.end_ns, nr_rows = _extent(self._chain)
+            self.start, self.start_ns, ends_ns, nr_rows = _extent(self._chain)
+        self.part_ends_ns: Final = tuple(ends_ns)
+        """The last time in each part and those before it."""
+        self.end_ns = ends_ns[-1]
         self._speed = math.inf if speed is None else speed
         self._paused = False
         self._checkpoint_rows = max(MIN_CHECKPOINT_ROWS, nr_rows // MAX_CHECKPOINTS) if keep_checkpoints else nr_rows + 1
@@ -132,6 +139,21 @@ class ReplaySource:
     def updates(self) -> Iterator[Update]:
         """All updates in order, apart from the position."""
         return read_updates(self.path)
+
+    @property
+    def recording_id(self) -> str:
+        """What all parts of the recording have in common; empty where its writer gave none."""
+        return str(self._chain.files[0].id)
+
+    @property
+    def first_part(self) -> int:
+        """Number of the first part that is played."""
+        return self._chain.files[0].part
+
+    @property
+    def writer(self) -> str:
+        """The program that wrote it, and its version."""
+        return str(self._chain.files[0].writer)
 
     # Control of time
 
@@ -249,6 +271,14 @@ class ReplaySource:
                 self._checkpoint_rows = sys.maxsize
             else:
                 self._checkpoints.append(_Checkpoint(frozen, player.place, player.reached_ns, player.rows))
+
+
+def first_map_s(path: str | os.PathLike[str], start_ns: int) -> float:
+    """Seconds from ``start_ns`` to when the direct map had first been read, 0 where it never was."""
+    for update in itertools.islice(read_updates(path), MAX_BEFORE_BASELINE):
+        if isinstance(update, MapReading) and update.complete:
+            return max(update.end_ns - start_ns, 0) / 1e9
+    return 0.0
 
 
 class _Checkpoint:
@@ -386,13 +416,14 @@ def _cut(update: Update, until_ns: int) -> tuple[Update | None, Update | None]:
     return (Records(update.batch[:at]) if at else None), Records(update.batch[at:])
 
 
-def _extent(chain: Chain) -> tuple[Start, int, int, int]:
-    """The Start, the first and the last time, and the number of rows of a recording."""
+def _extent(chain: Chain) -> tuple[Start, int, list[int], int]:
+    """The Start, the first time, the last time in each part and those before it, and the number of rows of a recording."""
     first = next((update for batch in chain.batches() for update in batch.updates), None)
     if not isinstance(first, Start):
         raise RecordingError(f"{chain.files[0].path}: does not begin with what was traced, it cannot be replayed")
     nr_rows, end_ns = 0, first.time_ns
     begin_ns = first.time_ns
+    ends_ns = []
     for i, file in enumerate(chain.files):
         found = scan(file.path)
         nr_rows += sum(rows for _, rows in found)
@@ -405,6 +436,7 @@ def _extent(chain: Chain) -> tuple[Start, int, int, int]:
             batch = next(file.batches(offset), None)
             if batch is not None and batch.rows.nr_rows:
                 end_ns = max(end_ns, int(batch.rows.time_ns.max()))
+        ends_ns.append(end_ns)
         if i:
             file.close()
-    return first, begin_ns, end_ns, nr_rows
+    return first, begin_ns, ends_ns, nr_rows

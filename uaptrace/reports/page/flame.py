@@ -39,15 +39,23 @@ class Difference:
 Frame = TypeVar("Frame", Node, Difference)
 
 
+Path = tuple[tuple[str, ...], Cause | None, int]
+"""Names of frames from the outermost inwards, what caused the splits at their end, and how many."""
+
+
 def tree(snapshot: Snapshot) -> Node:
     """Splits by cause, then by stack, outermost frame first, then by process and size of mapping. Offsets are left out."""
+    return _tree((_path(row, f"{row.comm or 'process'} ({row.tgid})"), row.cause, row.count) for row in snapshot.split_rows)
+
+
+def _tree(paths: Iterable[Path]) -> Node:
     root = Node("all splits")
-    for row in snapshot.split_rows:
+    for names, cause, count in paths:
         node = root
-        node.count += row.count
-        for name in _path(row, f"{row.comm or 'process'} ({row.tgid})"):
-            node = node.children.setdefault(name, Node(name, row.cause))
-            node.count += row.count
+        node.count += count
+        for name in names:
+            node = node.children.setdefault(name, Node(name, cause))
+            node.count += count
     return root
 
 
@@ -99,8 +107,15 @@ class Graph(NamedTuple):
 
 def flame_graph(snapshot: Snapshot) -> Graph:
     """Splits of one recording by stack."""
-    root = tree(snapshot)
+    return _splits_graph(tree(snapshot))
 
+
+def graph_of(paths: Iterable[Path]) -> Graph:
+    """Splits of any number of recordings by stack."""
+    return _splits_graph(_tree(paths))
+
+
+def _splits_graph(root: Node) -> Graph:
     def look(node: Node) -> _Look:
         title = f"{node.name}: {words.plural(node.count, 'split')}, {words.percent(node.count / root.count)}"
         return _Look(title, f"c-{node.cause.value}" if node.cause else "")

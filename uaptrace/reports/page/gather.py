@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,17 +12,13 @@ from typing import Final
 
 from uaptrace.abi.units import LEVELS, Level
 from uaptrace.model.snapshot import Cause, DirectMapView, Snapshot
-from uaptrace.model.updates import MapReading
 from uaptrace.process.plain import plain
 from uaptrace.recording.info import RecordingInfo, recording_info
-from uaptrace.recording.reader import read_updates
-from uaptrace.session.replay import ReplaySource
+from uaptrace.session.replay import ReplaySource, first_map_s
 
 NR_POINTS: Final = 240
 NR_FRAMES: Final = 12
 SPLIT_LEVELS: Final = (Level.M2, Level.G1)
-MAX_BEFORE_BASELINE: Final = 1000
-"""Updates within which the first reading of the direct map is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ def gather(
     )
     with contextlib.closing(ReplaySource(path, None, budget_s=None, keep_checkpoints=False)) as source:
         source.pause()
-        begin_s = min(_first_map_s(path, source.start_ns), source.length_s)
+        begin_s = min(first_map_s(path, source.start_ns), source.length_s)
         length_s = source.length_s
         frame_at = {round(i * (nr_points - 1) / (nr_frames - 1)) for i in range(nr_frames)}
         points: list[Point] = []
@@ -113,14 +108,6 @@ def _without_map(snapshot: Snapshot) -> Snapshot:
     """Nobody read the page tables: the few mappings that records told of are not the direct map."""
     nothing = DirectMapView(dict.fromkeys(LEVELS, 0), dict.fromkeys(LEVELS, 0), 0, 0, 0, 0, snapshot.direct_map.kernel_bytes)
     return replace(snapshot, direct_map=nothing, regions=None)
-
-
-def _first_map_s(path: str | os.PathLike[str], start_ns: int) -> float:
-    """When the direct map had first been read, 0 where it never was."""
-    for update in itertools.islice(read_updates(path), MAX_BEFORE_BASELINE):
-        if isinstance(update, MapReading) and update.complete:
-            return max(update.end_ns - start_ns, 0) / 1e9
-    return 0.0
 
 
 def _point(time_s: float, snapshot: Snapshot) -> Point:

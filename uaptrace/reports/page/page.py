@@ -15,7 +15,6 @@ import uaptrace
 from uaptrace.abi.units import LEVELS, Level, format_bytes
 from uaptrace.model.snapshot import Cause, Snapshot, SplitsView
 from uaptrace.reports import map_scene
-from uaptrace.reports.documents import ledger_is_complete
 from uaptrace.reports.page import figures as key
 from uaptrace.reports.page.cache import AUDIT_WORDS, CACHE_WORDS, LATENCY_WORDS, audit_section, cache_section, latency_section
 from uaptrace.reports.page.flame import difference_graph, flame_graph
@@ -48,15 +47,24 @@ def page(recordeds: Sequence[Recorded]) -> str:
         each("audit", "Audit", AUDIT_WORDS, audit_section),
         each("loss", "What was lost, and what was watched", "", _loss),
     ]
+    names = [r.name for r in recordeds]
+    differing = _comparison(*pair) if pair else ""
+    return document("uaptrace: " + " and ".join(names), _header(recordeds), sections, names, charts, differing)
+
+
+def document(
+    title: str, header: Markup, sections: Sequence[Section], names: Sequence[str], charts: Charts, differences: Markup | str = ""
+) -> str:
+    """A page of its own, with styles and script in it. ``names``: of what it was made from."""
     return render(
         "page",
         policy=POLICY,
-        title="uaptrace: " + " and ".join(r.name for r in recordeds),
+        title=title,
         styles=_asset("uplot.min.css") + _asset("report.css") + _colors(),
-        header=_header(recordeds),
-        differences=_comparison(*pair) if pair else "",
+        header=header,
+        differences=differences,
         sections=sections,
-        names=[r.name for r in recordeds],
+        names=names,
         version=uaptrace.__version__,
         charts=json.dumps(charts.data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         scripts=[_asset("uplot.min.js"), _asset("report.js")],
@@ -289,7 +297,7 @@ _FLAME_WORDS: Final = (
 
 def _flame(recorded: Recorded) -> Markup:
     incomplete = "The ledger keeps the 256 most frequent groups of splits; rarer ones are not in this graph."
-    return render("flame", **flame_graph(recorded.end)._asdict(), complete=ledger_is_complete(recorded.end), incomplete=incomplete)
+    return render("flame", **flame_graph(recorded.end)._asdict(), complete=recorded.end.ledger_is_complete, incomplete=incomplete)
 
 
 _DIFFERENCE_WORDS: Final = (
@@ -300,7 +308,7 @@ _DIFFERENCE_WORDS: Final = (
 
 def _flame_difference(before: Recorded, after: Recorded) -> Section:
     incomplete = "A ledger keeps the 256 most frequent groups of splits; rarer ones are not in this graph."
-    complete = all(ledger_is_complete(r.end) for r in (before, after))
+    complete = all(r.end.ledger_is_complete for r in (before, after))
     graph = render("flame", **difference_graph(before.end, after.end)._asdict(), complete=complete, incomplete=incomplete)
     return Section("flame-difference", "Who splits: what differs", _DIFFERENCE_WORDS, [graph], joint=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
@@ -51,16 +51,25 @@ class Charts:
     def __init__(self) -> None:
         self.data: list[dict[str, Any]] = []
 
-    def add(self, label: str, times: Sequence[float], series: Iterable[tuple[str, str, Sequence[float | None]]], unit: str) -> Markup:
-        """The element of a stacked chart. ``series``: label, colour, values (None: not known). Charts with the same label share
-        their axes, so that two recordings can be compared by eye."""
+    def add(
+        self,
+        label: str,
+        times: Sequence[float],
+        series: Iterable[tuple[str, str, Sequence[float | None]]],
+        unit: Literal["bytes", "count", "share"],
+        *,
+        days: bool = False,
+    ) -> Markup:
+        """The element of a stacked chart. ``series``: label, colour, values (None: not known). ``times``: seconds since the start; with
+        ``days`` midnights since the epoch, and each value is of the day that begins then. Charts with the same label share their axes,
+        so that two recordings can be compared by eye."""
         kept = [{"label": name, "color": color, "values": [_short(v) for v in values]} for name, color, values in series]
-        self.data.append({"label": label, "unit": unit, "times": [round(t, 6) for t in times], "series": kept})
+        self.data.append({"label": label, "unit": unit, "days": days, "times": [round(t, 6) for t in times], "series": kept})
         return render("chart", label=label, number=len(self.data) - 1)
 
 
 def _short(value: float | None) -> float | None:
-    return value if value is None or value == int(value) else round(value, 3)
+    return value if value is None or value == int(value) else round(value, 6)
 
 
 def signed_bytes(size_bytes: int) -> str:

@@ -10,6 +10,8 @@
     const digits = Number.isInteger(value) || Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
     return value.toFixed(digits) + " " + units[i];
   }
+  const percent = (value) => Number((value * 100).toFixed(2)) + "%";
+  const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
   const count = (value) => Math.round(value).toLocaleString("en");
   function clock(seconds) {
     if (seconds < 120) return Number(seconds.toFixed(seconds < 10 ? 2 : 1)) + " s";
@@ -32,12 +34,13 @@
   for (const chart of charts) {
     const known = extents.get(chart.label) ?? { top: 1, end: 0 };
     const sums = chart.times.map((_, i) => chart.series.reduce((sum, s) => sum + (s.values[i] ?? 0), 0));
-    extents.set(chart.label, { top: Math.max(known.top, ...sums), end: Math.max(known.end, ...chart.times) });
+    extents.set(chart.label, { top: chart.unit === "share" ? Math.max(...sums, 1e-4) : Math.max(known.top, ...sums), end: Math.max(known.end, ...chart.times) });
   }
 
   function draw(element, chart) {
     element.replaceChildren();
-    const format = chart.unit === "bytes" ? bytes : count;
+    const format = { bytes, count, share: percent }[chart.unit];
+    const when = chart.days ? day : clock;
     const sums = chart.times.map(() => 0);
     const stacked = chart.series.map((series) => series.values.map((v, i) => v === null ? null : (sums[i] += v)));
     const { top, end } = extents.get(chart.label);
@@ -47,8 +50,9 @@
     const order = chart.series.map((_, i) => i).reverse();
     const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const say = (index) => {
-      const i = index === null || index === undefined ? chart.times.length - 1 : index;
-      const parts = [`<span class="when">${clock(chart.times[i])}</span>`];
+      const last = chart.times.length - (chart.days ? 2 : 1);
+      const i = index === null || index === undefined ? last : Math.min(index, last);
+      const parts = [`<span class="when">${when(chart.times[i])}</span>`];
       for (const s of order) {
         const value = chart.series[s].values[i];
         parts.push(`<span><i class="key" style="--c:${chart.series[s].color}"></i>${chart.series[s].label} <b>${value === null ? "–" : format(value)}</b></span>`);
@@ -59,10 +63,10 @@
       width: element.clientWidth, height: 220,
       legend: { show: false },
       cursor: { points: { show: false }, drag: { x: true, y: false }, y: false },
-      scales: { x: { time: false, range: (_p, low, high) => low === chart.times[0] && high === chart.times[chart.times.length - 1] ? [0, end] : [low, high] }, y: { range: [0, top * 1.02] } },
+      scales: { x: { time: false, range: (_p, low, high) => low === chart.times[0] && high === chart.times[chart.times.length - 1] ? [chart.days ? low : 0, end] : [low, high] }, y: { range: [0, top * 1.02] } },
       axes: [
-        { ...axis, values: (_p, ticks) => ticks.map(clock), space: 80 },
-        { ...axis, size: 74, values: (_p, ticks) => ticks.map((v) => chart.unit === "bytes" || Number.isInteger(v) ? format(v) : ""), splits: chart.unit === "bytes" ? byteSplits : undefined },
+        { ...axis, values: (_p, ticks) => ticks.map(when), space: chart.days ? 110 : 80, incrs: chart.days ? [1, 2, 7, 14, 28, 91, 182, 364].map((n) => n * 86400) : undefined },
+        { ...axis, size: 74, values: (_p, ticks) => ticks.map((v) => chart.unit !== "count" || Number.isInteger(v) ? format(v) : ""), splits: chart.unit === "bytes" ? byteSplits : undefined },
       ],
       series: [{}, ...order.map((s) => ({ label: chart.series[s].label, fill: chart.series[s].color, stroke: "transparent", width: 0, points: { show: false },
         paths: uPlot.paths.stepped({ align: 1 }) }))],

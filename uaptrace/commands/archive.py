@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``uaptrace archive``: recordings of many hosts in one place, and what they answer together."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.commands.files_given import check_files
+from uaptrace.commands.progress_bar import progress_bar
+from uaptrace.commands.report import SUFFIXES
+from uaptrace.commands.strict import StrictCommand
+from uaptrace.process.plain import plain
+
+if TYPE_CHECKING:
+    from uaptrace.recording.reader import RecordingFile
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.group()
+def archive() -> None:
+    """Recordings of many hosts as one Parquet data set (docs/archive.md)."""
+
+
+@archive.command(cls=StrictCommand)
+@click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", "place", required=True, metavar="DIR|s3://...", help="The archive: a folder, or a bucket and a path in it.")
+def add(recordings: tuple[Path, ...], place: str) -> None:
+    """Add each RECORDING (and the parts that follow it) to an archive.
+
+    A recording that is added again replaces its rows, also when it has grown. One that cannot be read is named and left out, and the
+    exit status is then 4.
+    """
+    from uaptrace.archive.days import day_rows
+    from uaptrace.archive.store import Archive
+    from uaptrace.recording.reader import open_parts
+
+    to = Archive(place)
+    refused: list[RecordingError] = []
+    chains: list[list[Path]] = []
+    for recording in recordings:
+        try:
+            chains.append([part.path.resolve() for part in _closed(open_parts(recording))])
+        except RecordingError as error:
+            refused.append(error)
+    nr_added = nr_rows = nr_bytes = 0
+    known: set[Path] = set()
+    # The longest first: whoever names all parts names those that the first one brings.
+    for chain in sorted(chains, key=len, reverse=True):
+        if chain[0] in known:
+            continue
+        known.update(chain)
+        try:
+            with progress_bar(f"reading {plain(chain[0].name)}") as progress:
+                rows = day_rows(chain[0], progress=progress)
+        except RecordingError as error:
+            refused.append(error)
+            continue
+        nr_bytes += sum(map(to.add, rows))
+        nr_rows += len(rows)
+        nr_added += len(chain)
+    for reason in refused[:-1]:
+        click.echo(f"uaptrace: {plain(str(reason))}", err=True)
+    if nr_added:
+        click.echo(plain(f"{to.place}: files read: {nr_added:,}, rows written: {nr_rows:,} ({nr_bytes:,} bytes)"))
+    if refused:
+        raise refused[-1]
+
+
+@archive.command(cls=StrictCommand)
+@click.argument("place", metavar="DIR|s3://...")
+@click.option("--since", type=_DAY, metavar="YYYY-MM-DD", help="Days from this one on, UTC.")
+@click.option("--until", type=_DAY, metavar="YYYY-MM-DD", help="Days to this one, UTC; it is included.")
+@click.option("--host", metavar="PATTERN", help="Hosts whose name is like this, as a shell matches files.")
+@click.option("--kernel", metavar="PATTERN", help="Kernels whose release is like this.")
+@click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows of each table, of text and page.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; standard output without it.")
+@click.option("--format", "format_", type=click.Choice(["text", "json", "html"]), help="Without it, by the name of the output; else text.")
+def report(
+    place: str,
+    since: datetime | None,
+    until: datetime | None,
+    host: str | None,
+    kernel: str | None,
+    limit: int,
+    output: Path | None,
+    format_: str | None,
+) -> None:
+    """What the archive says: causes, kernels, kernel updates, hosts, processes, stacks, audit.
+
+    It needs DuckDB: pipx install 'uaptrace[archive]'.
+    """
+    if format_ is None:
+        format_ = SUFFIXES.get(output.suffix.lower(), "text") if output is not None else "text"
+        format_ = format_ if format_ in ("json", "html") else "text"
+    check_files([output])
+    days = _day(since), _day(until)
+    if days[0] is not None and days[1] is not None and days[0] > days[1]:
+        raise UsageError("--since is after --until: no day is between them")
+
+    from uaptrace.archive.questions import Scope, ask
+    from uaptrace.archive.store import Archive
+    from uaptrace.process.files import write_whole
+
+    of = Archive(place)
+    with progress_bar("copying") as progress, of.local(*days, progress) as folders:
+        answer = ask(of.place, folders, Scope(host, kernel))
+    match format_:
+        case "html":
+            from uaptrace.reports.page.archive_page import archive_page
+
+            made = archive_page(answer, limit)
+        case "json":
+            from uaptrace.reports.archive_text import archive_to_json
+
+            made = json.dumps(archive_to_json(answer), indent=1, allow_nan=False) + "\n"
+        case _:
+            from uaptrace.reports.archive_text import archive_to_text
+
+            made = archive_to_text(answer, limit)
+    if output is None:
+        click.echo(made, nl=False)
+    else:
+        write_whole(output, made.encode(errors="replace"))
+
+
+def _closed(files: list[RecordingFile]) -> list[RecordingFile]:
+    for file in files:
+        file.close()
+    return files
+
+
+def _day(given: datetime | None) -> date | None:
+    return None if given is None else given.date()
