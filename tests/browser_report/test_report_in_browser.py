@@ -137,6 +137,7 @@ def test_the_page_of_an_archive_draws_each_day(browser: Any, tmp_path: Path) -> 
             legends = [shown.page.locator(f"#{name} .legend .when").inner_text() for name in ("causes", "hosts")]
             assert legends == ["2025-06-17"] * 2
             assert shown.page.locator("#flame .f").count() > 5
+            assert shown.page.locator("#updates .none").inner_text() == "No host changed its kernel."
             shown.screenshot(f"archive-{width}")
 
 
