@@ -65,6 +65,8 @@ else:
         },
     )
 
+extensions.append(Extension("uaptrace.kernel.cpuid", ["uaptrace/kernel/cpuid.c"], extra_compile_args=["-g0"]))
+
 for extension in extensions:
     extension.optional = True  # cythonize() would drop it
 

@@ -196,6 +196,7 @@ def price() -> Row:
                 Query(f"{entries} - {by_level('direct_map_bytes', '4k')} / 4096 + {split}", "with no 2M split"),
                 unit="short",
                 width=18,
+                height=9,
                 decimals=0,
                 overrides=(named_color("entries", ORANGE), named_color("with no 2M split", GREEN)),
             ),
@@ -207,6 +208,17 @@ def price() -> Row:
                 decimals=1,
                 sparkline=True,
                 width=6,
+                height=3,
+            ),
+            stat(
+                "Within reach of the TLB",
+                "The most of the direct map that the TLB of one CPU can hold at once (filled with the largest mappings that there are), as"
+                " a share of all that is present. No data: CPUID does not say what TLB this is.",
+                Query(f"{total(metric('direct_map_tlb_reach_bytes'))} / {total(metric('direct_map_bytes'))}"),
+                unit="percentunit",
+                decimals=1,
+                width=6,
+                height=3,
             ),
             stat(
                 "Page tables of 4K entries",
@@ -214,6 +226,7 @@ def price() -> Row:
                 Query(f"4096 * {split}"),
                 unit="bytes",
                 width=6,
+                height=3,
             ),
         ],
     )

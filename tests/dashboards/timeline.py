@@ -29,6 +29,10 @@ from uaptrace.model.snapshot import (
     SplitsView,
     UnmappedCacheView,
 )
+from uaptrace.model.tlb import TlbPart
+
+TLB = (TlbPart(1, 64, (Level.K4,)), TlbPart(2, 1536, (Level.K4, Level.M2)), TlbPart(2, 16, (Level.G1,)))
+"""Of a Cascade Lake."""
 
 MIB = 1 << 20
 SIZE_2M = 2 * MIB
@@ -314,7 +318,7 @@ class Host:
             wall_time_s=self._wall_s,
             start_time_ns=100 * NS,
             host=HostInfo(
-                profile.name, self._kernel, f"{profile.name}-boot-{self._boot}", 32, profile.memory_gib * SIZE_1G, 4, cached, False
+                profile.name, self._kernel, f"{profile.name}-boot-{self._boot}", 32, profile.memory_gib * SIZE_1G, 4, cached, False, tlb=TLB
             ),
             exactness=Exactness(exact, () if exact else ("events lost",), figures.last_exact_ns or None, figures.rereads),
             loss=Loss(figures.events, figures.lost, {Kind.SET_DIRECT_MAP.name.lower(): figures.lost}),

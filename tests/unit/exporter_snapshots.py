@@ -30,6 +30,7 @@ from uaptrace.model.snapshot import (
     UnmappedCacheView,
     Violation,
 )
+from uaptrace.model.tlb import TlbPart
 
 LARGEST_NR_HOOKS = 22
 """More hooks than bpf/ has programs."""
@@ -86,7 +87,17 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
         time_ns=987_654_321_012_345,
         wall_time_s=1_700_000_123.25,
         start_time_ns=4_000_000_000,
-        host=HostInfo("host-1.example", "6.1.0-uaptrace", "3f1c6d0a-1f0e-4b7e-9f3c-2f9b4b7d8a11", 448, 12 << 40, 5, True, True),
+        host=HostInfo(
+            "host-1.example",
+            "6.1.0-uaptrace",
+            "3f1c6d0a-1f0e-4b7e-9f3c-2f9b4b7d8a11",
+            448,
+            12 << 40,
+            5,
+            True,
+            True,
+            tlb=(TlbPart(2, 1536, (Level.K4, Level.M2)),),
+        ),
         exactness=Exactness(False, ("12 events lost, being read again",), 987_653_000_000_000, 3),
         loss=Loss(
             events_taken=next(figures),

@@ -30,6 +30,10 @@ from uaptrace.model.snapshot import (
     UnmappedCacheView,
     Violation,
 )
+from uaptrace.model.tlb import TlbPart
+
+TLB = (TlbPart(1, 64, (Level.K4,)), TlbPart(2, 1536, (Level.K4, Level.M2)), TlbPart(2, 16, (Level.G1,)))
+"""Of a Cascade Lake."""
 
 START_NS = 3_000_000_000
 MIB = 1 << 20
@@ -235,7 +239,7 @@ def make(seconds: float = 60.0, *, layout: str = "grouped", series: bool = True,
         time_ns=START_NS + int(seconds * 1e9),
         wall_time_s=1_750_000_000.0 + seconds,
         start_time_ns=START_NS,
-        host=HostInfo("vm-61", "6.1.192-uaptrace", "3f8a", 2, gigabytes << 30, 5, series, False),
+        host=HostInfo("vm-61", "6.1.192-uaptrace", "3f8a", 2, gigabytes << 30, 5, series, False, tlb=TLB),
         exactness=Exactness(True, (), START_NS + int(seconds * 1e9), 1),
         loss=Loss(events_taken=200 * n, lost_by_kind={}),
         direct_map=direct_map(table),

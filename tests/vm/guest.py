@@ -368,6 +368,12 @@ def kernel_complaints() -> list[str]:
     return [line for line in said.splitlines() if any(word in line for word in ("WARNING", "BUG:", "Oops", "bad page", "Bad page"))]
 
 
+def tlb_of_the_kernel() -> str:
+    """What the kernel itself read of the TLB when it booted."""
+    said = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    return next((line for line in said.splitlines() if "Last level dTLB entries" in line), "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -440,6 +446,7 @@ def main() -> None:
             result["faults"] = faults(once_more)
         result["by_callers"] = by_callers()
     result["complaints"] = kernel_complaints()
+    result["tlb"] = {"kernel": tlb_of_the_kernel(), "host": result["splits"]["host"]["tlb"]}
     args.out.write_text(json.dumps(result))
 
 

@@ -186,6 +186,15 @@ def test_nothing_stays_attached_and_the_kernel_has_no_complaint(run: Run) -> Non
     assert run.result["complaints"] == []
 
 
+def test_the_tlb_is_the_one_that_the_kernel_found(run: Run) -> None:
+    """The kernel reads descriptors and AMD's leaves when it boots, and logs what it found; 0 where it does not know either."""
+    said = {size: int(number) for size, number in re.findall(r"(4KB|2MB|1GB) (\d+)", run.result["tlb"]["kernel"])}
+    assert said
+    for size, label in (("4KB", "4k"), ("2MB", "2m")):
+        entries = [part["entries"] for part in run.result["tlb"]["host"] if label in part["sizes"]]
+        assert max(entries, default=0) == said[size] or not said[size]
+
+
 def test_a_large_guest_has_1g_mappings(run: Run) -> None:
     """They are what a split costs most: seen where the guest is large enough for them."""
     direct_map = run.phase("baseline")["after"]["direct_map"]

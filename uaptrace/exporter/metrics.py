@@ -58,6 +58,7 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     """All metric families that show the traced host. Families whose figures are not known do not appear."""
     if snapshot.direct_map.is_read:
         yield from _direct_map(snapshot.direct_map)
+        yield from _tlb_reach(snapshot)
     blind = blind_spots(snapshot.hooks)
     yield from _splits(snapshot.splits, blind)
     yield from _operations(snapshot, blind)
@@ -139,6 +140,12 @@ def _direct_map(view: DirectMapView) -> Iterator[Metric]:
         "direct_map_stranded_regions", "2M regions that are all present again but still mapped by 4K entries.", view.nr_regions_stranded
     )
     yield _gauge("direct_map_entries", "Present entries of all sizes: the TLB entries that cover all that is mapped.", view.nr_entries)
+
+
+def _tlb_reach(snapshot: Snapshot) -> Iterator[Metric]:
+    reach = snapshot.tlb_reach_bytes
+    if reach is not None:
+        yield _gauge("direct_map_tlb_reach_bytes", "Most bytes of the direct map that the TLB of a CPU can hold at once.", reach)
 
 
 def _splits(view: SplitsView, blind: Set[str]) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.units import LEVELS, PAGE_SIZE, PAGES_PER_2M, Level, pages_to_bytes
 from uaptrace.model.hook_status import HookStatus
+from uaptrace.model.tlb import TlbPart, reach_bytes
 
 
 class Cause(StrEnum):
@@ -59,6 +60,8 @@ class HostInfo:
     """KFENCE is on: its raw PTE flips cannot be seen (docs/kernel.md, section 2)."""
     buddyinfo: str = ""
     """/proc/buddyinfo when tracing began: what-if replays begin with as many free blocks."""
+    tlb: tuple[TlbPart, ...] = ()
+    """Of one processor, for data; empty where it is not known."""
 
     @property
     def name(self) -> str:
@@ -398,6 +401,19 @@ class Snapshot:
     last_exact_wall_time_s: float | None = None
     """Exactness.last_exact_time_ns likewise: setting the clock does not move it."""
     silence: SilenceView = field(default_factory=SilenceView)
+
+    @property
+    def tlb_reach_bytes(self) -> int | None:
+        """The most bytes of the direct map that the TLB can hold at once; None where the TLB or the direct map is not known."""
+        view = self.direct_map
+        return reach_bytes(self.host.tlb, {level: view.nr_present(level) for level in LEVELS}) if view.total_bytes else None
+
+    @property
+    def tlb_reach_unsplit_bytes(self) -> int | None:
+        """As many if each 2M region in 4K entries were one of 2M. 1G mappings that were split stay so."""
+        view = self.direct_map
+        unsplit = {Level.G1: view.nr_present(Level.G1), Level.M2: view.nr_present(Level.M2) + view.nr_regions_split}
+        return reach_bytes(self.host.tlb, unsplit) if view.total_bytes else None
 
     @property
     def ledger_is_complete(self) -> bool:

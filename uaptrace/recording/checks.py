@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.events import COUNTER_WORDS, LEVEL_MASK, Flag, Kind
-from uaptrace.abi.units import MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
+from uaptrace.abi.units import LEVELS, MAX_REGIONS, NR_ORDERS, PMD_ORDER, REGIONS_PER_1G, Level
 from uaptrace.model.updates import LARGE_ABSENT, PAGE_ABSENT
 from uaptrace.recording import schema
 
@@ -185,6 +185,13 @@ class Said:
         if unknown:
             raise BadValueError(f"{part.what}: {_shown(min(unknown))} is not a mapping size")
         return {_LEVEL_BY_LABEL[label]: part.integer(label, MAX_BYTES) for label in part.said}
+
+    def levels(self, name: str) -> tuple[Level, ...]:
+        """A list of sizes of mappings."""
+        labels = self.each(name, len(LEVELS))
+        if not all(isinstance(label, str) and label in _LEVEL_BY_LABEL for label in labels):
+            raise self.bad(name, labels, "a list of mapping sizes")
+        return tuple(_LEVEL_BY_LABEL[label] for label in labels)
 
     def numbered(self, high: int, base: int = 10, *, limit: int) -> Iterable[tuple[int, str]]:
         """All keys as whole numbers from 0 to ``high``, each with the key; at most ``limit`` of them."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from uaptrace.abi.units import MAX_REGIONS, PAGES_PER_2M, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
+from uaptrace.model.tlb import MAX_TLB_ENTRIES, MAX_TLB_LEVEL, MAX_TLB_PARTS, TlbPart
 from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update
 from uaptrace.recording import schema
 from uaptrace.recording.checks import (
@@ -66,7 +67,7 @@ def encode(update: Update) -> EncodedUpdate:
                 schema.CODE_START,
                 update.time_ns,
                 {
-                    "host": asdict(update.host),
+                    "host": asdict(update.host) | {"tlb": [_tlb_part_out(part) for part in update.host.tlb]},
                     "hooks": [asdict(hook) for hook in update.hooks],
                     "time_ns": update.time_ns,
                     "wall_time_s": update.wall_time_s,
@@ -212,7 +213,19 @@ def _host(said: Said) -> HostInfo:
         has_series=said.flag("has_series", default=False),
         kfence=said.flag("kfence", default=False),
         buddyinfo=check_buddyinfo(said.what, said.text("buddyinfo", MAX_BUDDYINFO, default="")),
+        tlb=tuple(_tlb_part(said, value) for value in said.each("tlb", MAX_TLB_PARTS, default=[])),
     )
+
+
+def _tlb_part_out(part: TlbPart) -> dict[str, Any]:
+    return {"level": part.level, "nr_entries": part.nr_entries, "sizes": [size.label for size in part.sizes]}
+
+
+def _tlb_part(host: Said, value: object) -> TlbPart:
+    if not isinstance(value, dict):
+        raise host.bad("tlb", value, "a list of objects")
+    said = Said(f"{host.what}: tlb", value)
+    return TlbPart(said.integer("level", MAX_TLB_LEVEL, 1), said.integer("nr_entries", MAX_TLB_ENTRIES), said.levels("sizes"))
 
 
 def _hook(start: Said, value: object) -> HookStatus:

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 from uaptrace.abi.units import LEVELS, Level
 from uaptrace.model.snapshot import (
     Cause,
-    DirectMapView,
     Histogram,
     InvariantRow,
     Loss,
@@ -43,7 +42,7 @@ def snapshot_to_json(snapshot: Snapshot, interval: Snapshot | None = None) -> Do
         **snapshot_head(snapshot),
         "loss": _loss(snapshot.loss),
         "silence": _silence(snapshot.silence) if snapshot.silence.active else None,
-        "direct_map": _direct_map(snapshot.direct_map),
+        "direct_map": _direct_map(snapshot),
         "splits": {**_splits(snapshot), "rows": [_split_row(row) for row in snapshot.split_rows]},
         "unmapped_cache": _cache(snapshot.cache) if snapshot.cache is not None else None,
         "operations": {name: {"calls": o.calls, "failed": o.failed} for name, o in snapshot.operations.items()},
@@ -80,7 +79,8 @@ def _silence(silence: SilenceView) -> Document:
     }
 
 
-def _direct_map(view: DirectMapView) -> Document:
+def _direct_map(snapshot: Snapshot) -> Document:
+    view = snapshot.direct_map
     known = view.total_bytes > 0  # No host has no memory: the map was not read yet.
     read = {
         **_levels(view.present_bytes, missing=0),
@@ -90,6 +90,8 @@ def _direct_map(view: DirectMapView) -> Document:
         "entries": view.nr_entries,
         "entries_unsplit": view.nr_entries_unsplit,
         "page_table_bytes": view.page_table_bytes,
+        "tlb_reach": snapshot.tlb_reach_bytes,
+        "tlb_reach_unsplit": snapshot.tlb_reach_unsplit_bytes,
     }
     unread = {name: _levels(None, missing=None) if name == "absent_by_level" else None for name in read}
     return {
@@ -208,6 +210,7 @@ def snapshot_head(snapshot: Snapshot) -> Document:
             "paging_levels": host.paging_levels,
             "has_series": host.has_series,
             "kfence": host.kfence,
+            "tlb": [{"level": part.level, "entries": part.nr_entries, "sizes": [size.label for size in part.sizes]} for part in host.tlb],
         },
     }
 

@@ -33,6 +33,7 @@ from uaptrace.kernel.kfence import is_on, pool_regions
 from uaptrace.kernel.page_tables import PageTableReader
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, split_counters
 from uaptrace.kernel.struct_page import PageblockBits, page_layout, read_free_blocks, steady_read
+from uaptrace.kernel.tlb import tlb_of_this_processor
 from uaptrace.loader.paging import paging_layout
 from uaptrace.loader.parent import Loaded
 from uaptrace.model.snapshot import HostInfo
@@ -313,6 +314,7 @@ class LiveSource:
             has_series=loaded.has_series,
             kfence=is_on(self._memory, loaded.symbols),
             buddyinfo=(self._root / "proc/buddyinfo").read_text(),
+            tlb=tlb_of_this_processor(),
         )
 
     def _cgroup_root(self) -> Path | None:

@@ -387,6 +387,7 @@ class MapPane(Widget, can_focus=True):
             ("largest intact run", words.size(view.largest_intact_bytes)),
             ("TLB entries to cover it", words.number(view.nr_entries)),
             ("  with no 2M split", words.number(view.nr_entries_unsplit)),
+            ("the TLB holds at most", words.size(snapshot.tlb_reach_bytes)),
         ]
         out = [line(f"{name:<26}{value:>{width - 26}}") for name, value in facts]
         out += [(), line(("arrows move   z, x zoom in, out", "dim")), line(("n next absence", "dim"))]

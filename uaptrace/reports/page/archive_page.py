@@ -38,7 +38,14 @@ def archive_page(answer: Answer, limit: int) -> str:
         more = f"and {len(rows) - most:,} more (--limit)" if len(rows) > most else ""
         shown = rows[:most]
         return render(
-            "archive_table", chart=chart, head=head, rows=shown, keys=keys[: len(shown)], text_columns=text_columns, more=more, sentence=none
+            "archive_table",
+            chart=chart,
+            head=head,
+            rows=shown,
+            keys=keys[: len(shown)],
+            text_columns=text_columns,
+            more=more,
+            sentence=none,
         )
 
     causes = table(text.causes_table(answer), _splits_over_days(answer, charts), [_key(row.cause) for row in answer.causes])

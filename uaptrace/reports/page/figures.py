@@ -120,6 +120,7 @@ _OF_END: Final[tuple[tuple[str, str, Unit, Better, Callable[[Snapshot], float | 
     ("regions_stranded", "2M regions restored but still 4K", "count", "less", _when_mapped(lambda s: s.direct_map.nr_regions_stranded)),
     ("largest_intact_bytes", "longest run of large mappings", "bytes", "more", _when_mapped(lambda s: s.direct_map.largest_intact_bytes)),
     ("entries", "TLB entries to cover what is mapped", "count", "less", _when_mapped(lambda s: s.direct_map.nr_entries)),
+    ("tlb_reach_bytes", "of it within reach of the TLB at once, at most", "bytes", "more", lambda s: s.tlb_reach_bytes),
     ("page_table_bytes", "page tables of 4K entries", "bytes", "less", _when_mapped(lambda s: s.direct_map.page_table_bytes)),
     ("absent_bytes", "absent from the direct map at the end", "bytes", "", _when_mapped(lambda s: s.direct_map.absent_bytes)),
     ("cache_requests", "requests to the unmapped cache", "count", "", lambda s: s.cache.requests if s.cache else None),
