@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter as Tally
 from typing import Any
 
@@ -15,7 +16,7 @@ from uaptrace.abi.events import Flag, Kind
 from uaptrace.abi.units import Level
 from uaptrace.model.snapshot import Cause, ProcessRow, Snapshot
 from uaptrace.model.state import KernelState
-from uaptrace.model.updates import Records, Symbols
+from uaptrace.model.updates import Cgroups, Records, Symbols
 
 PID = 4242
 
@@ -194,3 +195,72 @@ def test_two_rows_that_only_their_start_tells_apart_are_two_rows_of_the_screen()
     assert len(set(splits_table(0).keys(snapshot.split_rows))) == 2
     twice: list[ProcessRow] = [*snapshot.processes, *snapshot.processes]
     assert len(set(PROCESSES.keys(twice))) == 4
+
+
+# A host that runs for weeks
+
+
+def visitors(first: int, number: int, *, tgids: int = 30_000) -> Ring:
+    """Processes that come, split nothing, call once, and go; their numbers come around, as a kernel's do."""
+    ring = Ring(10**9 + first)
+    for i in range(first, first + number):
+        tgid = 10_000 + i % tgids
+        ring.task(tgid, f"visitor{i}", 1_000 + i).stack(100 + i, [0x1000 + 64 * i, 0x2000]).unmap(
+            600, tid=tgid, cgroup_id=i, stack_id=100 + i
+        )
+    return ring
+
+
+@pytest.fixture(scope="module")
+def busy() -> tuple[KernelState, int]:
+    """A process that is named once and works all the time, one that split something at the beginning and ended, and then 60,000
+    others. The state, and the most bytes that it took more than after the first 20,000 of these."""
+    state = traced()
+    begin = Ring().task(7, "ended", 50).stack(1, [0xAA, 0xBB]).split(512, tid=7, stack_id=1, cgroup_id=7_000_000)
+    begin.task(8, "worker", 60).stack(2, [0xCC])
+    state.update(begin.take())
+    state.update(Symbols({0xAA: "set_direct_map_invalid_noflush+0x5", 0xBB: "secretmem_fault+0x10", 0xCC: "kfree+0x1"}))
+    state.update(Cgroups({7_000_000: "/ended.service", 8_000_000: "/worker.service"}))
+    tracemalloc.start()
+    settled = 0
+    for first in range(0, 60_000, 2_000):
+        state.update(Ring(10**9 + first).unmap(700, tid=8, cgroup_id=8_000_000, stack_id=2).take())
+        state.update(visitors(first, 2_000).take())
+        state.update(Cgroups({i: f"/visitor-{i}.scope" for i in range(first, first + 2_000)}))
+        state.update(Symbols({0x1000 + 64 * i: f"visit{i}+0x1" for i in range(first, first + 2_000)}))
+        now = tracemalloc.get_traced_memory()[0]
+        settled = now if first == 18_000 else settled
+    grown_bytes = tracemalloc.get_traced_memory()[0] - settled
+    tracemalloc.stop()
+    state.update(Ring(2 * 10**9).split(1024, tid=8, cgroup_id=8_000_000, stack_id=2).take())
+    return state, grown_bytes
+
+
+def test_a_process_keeps_its_name_whatever_comes_and_goes_beside_it(busy: tuple[KernelState, int]) -> None:
+    snapshot = busy[0].snapshot(1, 0.0)
+    (worker,) = (row for row in snapshot.processes if row.tgid == 8)
+    assert (worker.comm, worker.started_ns, worker.cgroup, worker.events) == ("worker", 60, "/worker.service", 31)
+    assert all(row.comm.startswith("visitor") for row in snapshot.processes if row.tgid >= 10_000)
+
+
+def test_a_split_keeps_its_cause_and_its_stack(busy: tuple[KernelState, int]) -> None:
+    """A cause is a counter of Prometheus: it may not become another afterwards."""
+    snapshot = busy[0].snapshot(1, 0.0)
+    assert snapshot.splits.by_cause[Level.M2, Cause.SECRETMEM] == 1
+    (row,) = (row for row in snapshot.split_rows if row.tgid == 7)
+    assert (row.comm, row.cgroup, row.stack) == ("ended", "/ended.service", ("set_direct_map_invalid_noflush+0x5", "secretmem_fault+0x10"))
+
+
+def test_names_of_a_host_that_starts_thousands_of_processes_are_bounded(busy: tuple[KernelState, int]) -> None:
+    """After the first 20,000 names there is room for no more; 40,000 further ones take the places of others."""
+    assert busy[1] < 8 << 20
+
+
+def test_a_number_whose_owner_was_forgotten_is_not_its_first_owners() -> None:
+    """The first owner split something and stays in the ledger; the name of the owner now may be forgotten, but it is not the first."""
+    state = traced()
+    state.update(Ring().task(PID, "first", 100).split(512, tid=PID).task(PID, "second", 200).unmap(513, tid=PID).take())
+    state.update(visitors(0, 40_000).take())
+    state.update(Ring(3 * 10**9).split(1024, tid=PID).take())
+    assert {(row.comm, row.count) for row in state.snapshot(1, 0.0).split_rows if row.tgid == PID} <= {("first", 1), ("second", 1), ("", 1)}
+    assert ("first", 1) in {(row.comm, row.count) for row in state.snapshot(1, 0.0).split_rows}

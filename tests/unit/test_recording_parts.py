@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.unit.recording_pieces import counters, reading, records, rotated, start
+from tests.unit.recording_pieces import counters, reading, records, rotated, start, task
 from tests.unit.recording_updates import plain
 from uaptrace.abi.errors import RecordingError
 from uaptrace.abi.events import Kind
 from uaptrace.abi.units import NR_ORDERS
-from uaptrace.model.updates import CacheReading, CountersReading, MapReading, Records, Start, Symbols, Update
+from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Records, Start, Symbols, Update
 from uaptrace.recording import RecordingWriter, read_updates
+from uaptrace.recording.remembered import MAX_REMEMBERED, MAX_SYMBOLS
 from uaptrace.recording.writer import MAX_POSTPONED
 
 
@@ -87,3 +89,37 @@ def test_a_part_of_another_recording_is_left_alone(tmp_path: Path) -> None:
     got = plain(read_updates(tmp_path / "a.rec"))
     assert got == plain(told)[: len(got)]
     assert 0 < len(got) < len(plain(told))
+
+
+def test_a_process_that_is_named_once_has_its_name_in_every_part(tmp_path: Path) -> None:
+    """The kernel says a name once and again when its table has forgotten it: thousands of others must not push it out of the next part."""
+    now = [0.0]
+    path = tmp_path / "a.rec"
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    with RecordingWriter(path, clock=lambda: now[0], sync=False, max_age_s=15.0, baseline=lambda: [reading(int(now[0] * 1e9))]) as writer:
+        writer.write(start())
+        writer.write(Records(task(7, b"worker")))
+        for at in range(30):
+            now[0] += 1.0
+            visitors = np.concatenate([task(10_000 + at * 1_000 + i, b"visitor") for i in range(1_000)])
+            work = records(1_000, first_ns=int(now[0] * 1e9))
+            work["tgid"] = visitors["tgid"]
+            work["cgroup_id"] = 10_000 + at * 1_000 + np.arange(1_000)
+            own = records(1, first_ns=int(now[0] * 1e9))
+            own["tgid"], own["cgroup_id"] = 7, 70
+            writer.write(Records(np.concatenate([visitors, work, own])))
+            writer.write(Cgroups({70: "/worker.service"} if at == 0 else {int(number): "/gone.scope" for number in work["cgroup_id"]}))
+            writer.write(Symbols({at << 20 | i << 4: "module_function+0x10" for i in range(3_000)}))
+        held = tracemalloc.get_traced_memory()[0] - before
+        assert writer.part == 2
+    tracemalloc.stop()
+    assert held < 32 << 20
+    alone = list(read_updates(tmp_path / "a.rec.2", follow_parts=False))
+    named = np.concatenate([u.batch for u in alone if isinstance(u, Records)])
+    tasks = named[named["kind"] == Kind.TASK]
+    assert 7 in tasks["tgid"]
+    assert len(tasks) <= MAX_REMEMBERED
+    (first, *_) = (u for u in alone if isinstance(u, Cgroups))
+    assert first.paths[70] == "/worker.service"
+    assert len(next(u for u in alone if isinstance(u, Symbols)).names) <= MAX_SYMBOLS

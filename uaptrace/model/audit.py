@@ -11,7 +11,7 @@ model. States are judged by only after such calls have ended (GRACE_NS), and onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -409,6 +409,12 @@ class Audit:
         tally.violated += count
         if finding is not None and len(tally.first) < MAX_FIRST:
             tally.first.append(finding)
+
+    def findings(self) -> Iterator[Finding]:
+        """All that may be shown."""
+        for tally in self._tallies:
+            yield from tally.first
+            yield from (finding for _, _, finding in tally.waiting if finding is not None)
 
     def rows(self, names: Names, nr_still_split: int) -> tuple[InvariantRow, ...]:
         """All invariants. ``nr_still_split``: regions that the cache has left and that are still mapped by 4K entries."""

@@ -141,6 +141,21 @@ class Ledger:
         self._decided_by[number] = self._deciding.setdefault(deciding, len(self._deciding))
         return number
 
+    @property
+    def processes(self) -> set[int]:
+        """Keys of the processes of all groups."""
+        return {key.process for key in self._number}
+
+    @property
+    def stacks(self) -> set[int]:
+        """Keys of their stacks."""
+        return {key.stack for key in self._number}
+
+    @property
+    def cgroups(self) -> set[int]:
+        """Ids of their cgroups."""
+        return {key.cgroup_id for key in self._number}
+
     @staticmethod
     def _cause(deciding: _Deciding, names: Names) -> Cause:
         if deciding.is_self:

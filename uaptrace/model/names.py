@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that arrive beside the records: processes, stacks, symbols, cgroups. All bounded, the oldest go first."""
+"""Names that arrive beside the records: processes, stacks, symbols, cgroups. All bounded: the oldest go first that nothing has any more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Set
+from typing import Any, Final, TypeVar
 
 from uaptrace.abi.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
 from uaptrace.abi.wire import comms, frames
@@ -15,7 +15,11 @@ from .columns import Columns, Ints
 from .snapshot import Cause
 from .stacks import without_tracer
 
-MAX_NAMES: Final = 65536
+T = TypeVar("T")
+
+MAX_NAMES: Final = 16384
+"""Of each kind but symbols; more than all rows can have (model.processes, ledger, audit), so that there is room for new ones."""
+MAX_SYMBOLS: Final = 65536
 _NUMBER_BITS: Final = 32
 _NUMBER: Final = (1 << _NUMBER_BITS) - 1
 _MAX_LOOKS: Final = 1 << 22
@@ -89,7 +93,6 @@ class Names:
                 if self._is_another(tgid, start_ns, self._started_ns.get(tgid, 0)):
                     taken_over.append(self._take_over(tgid, start_ns))
                 self._name(tgid, start_ns, comm)
-            _bound(self._comms, self._began_ns, self._started_ns, self._keys)
         if columns.count(KindCode.STACK):
             self._add_stacks(columns)
         return taken_over
@@ -102,7 +105,6 @@ class Names:
         self.processes.pop(tgid, None)  # so that the newest come last
         if key != tgid:
             self.processes[tgid] = key
-            _bound(self.processes)
         return key
 
     def _name(self, tgid: int, start_ns: int, comm: str) -> None:
@@ -129,7 +131,6 @@ class Names:
             key = self.stacks.get(stack_id, stack_id)
             self._stacks.pop(key, None)
             self._causes.pop(key, None)
-        _bound(self._frames)
 
     def add_symbols(self, names: Mapping[int, str]) -> None:
         """Names of return addresses, which may come after the stacks that have them. Stacks with an address that had another name keep
@@ -138,7 +139,6 @@ class Names:
         if changed:
             self._keep_names(changed)
         self._symbols.update(names)
-        _bound(self._symbols)
         self._stacks.clear()
         self._causes.clear()
 
@@ -154,12 +154,47 @@ class Names:
             self._former[key] = self.stack(key)
             self._last_key += 1
             self.stacks[stack_id] = stack_id | self._last_key << _NUMBER_BITS
-        _bound(self._former, self.stacks)
 
     def add_cgroups(self, paths: Mapping[int, str]) -> None:
         """Paths of cgroups by id."""
         self._cgroups.update(paths)
-        _bound(self._cgroups)
+
+    @property
+    def is_full(self) -> bool:
+        """There are more of a kind than are kept: time to forget."""
+        tables = (
+            self._comms,
+            self._began_ns,
+            self._started_ns,
+            self._keys,
+            self.processes,
+            self._frames,
+            self.stacks,
+            self._former,
+            self._cgroups,
+        )
+        return any(len(table) > MAX_NAMES for table in tables) or len(self._symbols) > MAX_SYMBOLS
+
+    def forget(self, processes: Set[int], stacks: Set[int], cgroups: Set[int]) -> None:
+        """Keep these keys of processes and stacks, and ids of cgroups, which something has, and the newest of the others: a name comes
+        before what has it. A process that works all the time is named once, and keeps its name whatever comes and goes beside it."""
+        processes = _newest(self._comms, processes)
+        self._comms = _only(self._comms, processes)
+        self._began_ns = _only(self._began_ns, processes)
+        # Where the first owner of a number is kept, the number must not fall back to it.
+        self.processes = {tgid: key for tgid, key in self.processes.items() if key in processes or tgid in processes}
+        self._started_ns = {tgid: ns for tgid, ns in self._started_ns.items() if self.processes.get(tgid, tgid) in processes}
+        self._keys = {owner: key for owner, key in self._keys.items() if key in processes}
+        self._former = _only(self._former, stacks)
+        stacks = _newest({self.stacks.get(number, number): None for number in self._frames}, stacks)
+        self.stacks = {number: key for number, key in self.stacks.items() if key in stacks or number in stacks}
+        self._frames = {number: held for number, held in self._frames.items() if self.stacks.get(number, number) in stacks}
+        self._stacks.clear()
+        self._causes.clear()
+        self._cgroups = _only(self._cgroups, _newest(self._cgroups, cgroups))
+        if len(self._symbols) > MAX_SYMBOLS:
+            needed = {address for held in self._frames.values() for address in held}
+            self._symbols = _only(self._symbols, _newest(self._symbols, needed, MAX_SYMBOLS))
 
     def comm(self, process: int) -> str:
         """Name of the process with that key, empty where it is not known."""
@@ -182,7 +217,6 @@ class Names:
         if known is None:
             addresses = [address for address in self._frames.get(number_of(stack), ()) if address]
             known = self._stacks[stack] = without_tracer(self._symbols.get(address, f"{address:#x}") for address in addresses)
-            _bound(self._stacks)
         return known
 
     def cause(self, stack: int) -> Cause:
@@ -190,7 +224,6 @@ class Names:
         cause = self._causes.get(stack)
         if cause is None:
             cause = self._causes[stack] = classify(self.stack(stack))
-            _bound(self._causes)
         return cause
 
 
@@ -200,7 +233,13 @@ def _starts(columns: Columns, index: Ints) -> list[int]:
     return starts
 
 
-def _bound(*tables: dict[Any, Any]) -> None:
-    for table in tables:
-        while len(table) > MAX_NAMES:
-            del table[next(iter(table))]
+def _newest(table: Mapping[int, Any], needed: Set[int], most: int = MAX_NAMES) -> set[int]:
+    """The keys that are needed, and as many of the table's newest as make three quarters of what it may have, so that the next time is
+    not soon."""
+    room = max(most * 3 // 4 - len(needed), 0)
+    others = [key for key in table if key not in needed]
+    return {*needed, *others[max(len(others) - room, 0) :]}
+
+
+def _only(table: dict[int, T], keys: Set[int]) -> dict[int, T]:
+    return {key: value for key, value in table.items() if key in keys}

@@ -88,6 +88,16 @@ class Processes:
         rows = np.flatnonzero(current[keep])
         self._row[tgids[keep[rows]]] = rows + 1
 
+    @property
+    def processes(self) -> set[int]:
+        """Keys of all that have a row."""
+        return set(self._process[1 : self._nr_rows].tolist())
+
+    @property
+    def cgroups(self) -> set[int]:
+        """Ids of their cgroups."""
+        return set(self._cgroup_id[1 : self._nr_rows].tolist())
+
     def rows(self, names: Names) -> tuple[ProcessRow, ...]:
         """Most events first, at most MAX_ROWS; a row with tgid 0 and the name ``(others)`` has the processes that were merged."""
         n = self._nr_rows

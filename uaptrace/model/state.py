@@ -105,8 +105,10 @@ class KernelState:
                 self._take_cache(update)
             case Symbols():
                 self._names.add_symbols(update.names)
+                self._forget_names()
             case Cgroups():
                 self._names.add_cgroups(update.paths)
+                self._forget_names()
             case Start():
                 self._begin(update)
 
@@ -150,6 +152,18 @@ class KernelState:
             self._cache_reason = f"more than {MAX_OPEN_REFILLS} refills were under way at once"
         trusted = self.cache.is_read and self._cache_lost_ns is None and not self._silences.is_silent
         self._audit.apply(columns, contradictions, unclean, cache_trusted=trusted, settled=self._settles_ns is None)
+        self._forget_names()
+
+    def _forget_names(self) -> None:
+        """Where there are too many: those that no row has."""
+        if not self._names.is_full:
+            return
+        findings = list(self._audit.findings())
+        self._names.forget(
+            self._processes.processes | self._ledger.processes | {finding.process for finding in findings},
+            self._ledger.stacks | {finding.stack for finding in findings},
+            self._processes.cgroups | self._ledger.cgroups,
+        )
 
     def _take_map(self, reading: MapReading) -> None:
         if self.direct_map.is_read:

@@ -18,13 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 import uaptrace
 from uaptrace.abi.errors import ReaderGoneError, RecordingError, UaptraceError
-from uaptrace.abi.events import Kind
-from uaptrace.abi.wire import RECORD, Batch
+from uaptrace.abi.wire import Batch
 from uaptrace.model.updates import CacheReading, Cgroups, Records, Start, Symbols, Update
 from uaptrace.process.files import write_some
 from uaptrace.recording import schema
@@ -32,6 +30,7 @@ from uaptrace.recording.codec import EncodedUpdate, encode
 from uaptrace.recording.errors import RecordingStoppedError
 from uaptrace.recording.output import PartFiles
 from uaptrace.recording.part_names import part_path
+from uaptrace.recording.remembered import Remembered
 from uaptrace.recording.waiting_rows import ColumnBuffer
 
 K = TypeVar("K")
@@ -43,9 +42,6 @@ POSTPONED_S: Final = 1.0
 MAX_POSTPONED: Final = 30
 """The next part waits so long, and so often at most, for a moment at which the cache can be read as a whole. A host that never has
 such a moment gets its part all the same, which says by itself that the cache was not read."""
-
-MAX_REMEMBERED: Final = 1 << 16
-"""Names of processes and of stacks each that are kept to be repeated in the next part; the oldest are dropped."""
 
 
 class RecordingWriter:
@@ -102,7 +98,7 @@ class RecordingWriter:
         self._not_before_s = -math.inf
         self._last_time_ns = 0
         self._rotates = max_bytes is not None or max_age_s is not None
-        self._remembered = _Remembered() if self._rotates else None
+        self._remembered = Remembered() if self._rotates else None
         self._syncing: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, "recording-sync") if sync else None
         self._files = PartFiles(self.path, overwrite=overwrite, rotates=self._rotates)
@@ -325,48 +321,6 @@ class RecordingWriter:
                 self._write_batch()
         self._last_time_ns = last_time_ns
         self._write_batch()
-
-
-class _Remembered:
-    """What the next part has to repeat."""
-
-    def __init__(self) -> None:
-        self.start: Start | None = None
-        self.symbols: dict[int, str] = {}
-        self.cgroups: dict[int, str] = {}
-        self._tasks: dict[int, Batch] = {}
-        self._stacks: dict[tuple[int, int], Batch] = {}
-
-    def see(self, update: Update) -> None:
-        match update:
-            case Start():
-                self.start = update
-            case Symbols():
-                self.symbols.update(update.names)
-            case Cgroups():
-                self.cgroups.update(update.paths)
-
-    def see_records(self, batch: Batch) -> None:
-        kinds = batch["kind"]
-        for i in np.flatnonzero((kinds == Kind.TASK) | (kinds == Kind.STACK)).tolist():
-            record = np.empty(1, RECORD)
-            for name in RECORD.names or ():
-                record[name] = batch[name][i]
-            if kinds[i] == Kind.TASK:
-                _keep(self._tasks, int(record["tgid"][0]), record)
-            else:
-                _keep(self._stacks, (int(record["stack_id"][0]), int(record["order"][0])), record)
-
-    def records(self) -> Batch:
-        kept = [*self._tasks.values(), *self._stacks.values()]
-        return np.concatenate(kept) if kept else np.empty(0, RECORD)
-
-
-def _keep(kept: dict[K, Batch], key: K, record: Batch) -> None:
-    kept.pop(key, None)
-    kept[key] = record
-    if len(kept) > MAX_REMEMBERED:
-        del kept[next(iter(kept))]
 
 
 class _Chunks:
