@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 import pyarrow as pa
 
@@ -32,8 +32,6 @@ from uaptrace.recording.output import PartFiles
 from uaptrace.recording.part_names import part_path
 from uaptrace.recording.remembered import Remembered
 from uaptrace.recording.waiting_rows import ColumnBuffer
-
-K = TypeVar("K")
 
 PAYLOAD_BYTES: Final = 4 << 20
 """Bytes of readings that wait in memory before a batch is written early."""

@@ -27,7 +27,8 @@ RECONCILE_S: Final = 0.5
 SETTLE_TRIES: Final = 20
 """How often the state is read again and compared until it is exact, before it is left to the next round."""
 
-
+MAX_KNOWN_CGROUPS: Final = 1 << 16
+"""Ids that were looked for. A host that makes cgroups for weeks has more, of which nearly all are gone."""
 STALE_S: Final = 2.0
 """How much later than it should be a snapshot may come before it says so."""
 
@@ -280,6 +281,8 @@ class Session(Generic[AnyFeed]):
         unknown = {row.cgroup_id for row in snapshot.processes if not row.cgroup and row.cgroup_id} - self._known_cgroups
         unknown |= {row.cgroup_id for row in snapshot.split_rows if not row.cgroup and row.cgroup_id} - self._known_cgroups
         if unknown:
+            if len(self._known_cgroups) > MAX_KNOWN_CGROUPS:
+                self._known_cgroups.clear()  # those that are gone are looked for once more
             self._known_cgroups |= unknown
             for update in self._source.cgroups(unknown):
                 self._handle(update)
