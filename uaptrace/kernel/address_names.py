@@ -14,8 +14,8 @@ PAUSE_NS: Final = 2_000_000_000
 """After a reading in which an address had no name, the next one waits so long."""
 MODULES_INTERVAL_NS: Final = 500_000_000
 """/proc/modules is read so often at most."""
-MAX_ADDRESSES: Final = 1 << 16
-"""The oldest are forgotten."""
+MAX_ADDRESSES: Final = 1 << 14
+"""The oldest are forgotten, and asked for again when a stack brings them. Fewer than the model keeps: what is not asked for it has."""
 
 
 class AddressNames:

@@ -17,9 +17,9 @@ from .stacks import without_tracer
 
 T = TypeVar("T")
 
-MAX_NAMES: Final = 16384
+MAX_NAMES: Final = 12288
 """Of each kind but symbols; more than all rows can have (model.processes, ledger, audit), so that there is room for new ones."""
-MAX_SYMBOLS: Final = 65536
+MAX_SYMBOLS: Final = 32768
 _NUMBER_BITS: Final = 32
 _NUMBER: Final = (1 << _NUMBER_BITS) - 1
 _MAX_LOOKS: Final = 1 << 22
