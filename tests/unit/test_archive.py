@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 
 from tests.unit.archive_pieces import host_recording
 from uaptrace.abi.errors import RecordingError, UaptraceError, UsageError
+from uaptrace.archive import players
 from uaptrace.archive.days import DAY_S, DayRow, day_rows
+from uaptrace.archive.players import play_on_dask
 from uaptrace.archive.questions import Scope, ask
 from uaptrace.archive.store import Archive
 from uaptrace.commands.archive import archive as command
@@ -359,6 +361,74 @@ def test_without_duckdb_it_says_what_to_install(fleet: Path, monkeypatch: pytest
     done = run("report", fleet)
     assert isinstance(done.exception, UaptraceError)
     assert "pipx install 'uaptrace[archive]'" in str(done.exception)
+
+
+# Many at a time
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(place)): file.read_bytes() for file in files_of(place)}
+
+
+def test_jobs_write_the_same_bytes(fleet: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.rec").write_text("nothing at all that Arrow knows")
+    done = run("add", *sorted(fleet.parent.glob("*.rec")), tmp_path / "no.rec", "--to", tmp_path / "archive", "--jobs", 2)
+    assert isinstance(done.exception, RecordingError)
+    assert contents(tmp_path / "archive") == contents(fleet)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and two workers, each a process. The address, and the workers."""
+    told = tmp_path / "scheduler.json"
+    commands = [["scheduler", "--scheduler-file", told, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]]
+    commands += [["worker", "--scheduler-file", told, "--nthreads", "1", "--no-dashboard", "--no-nanny"]] * 2
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = [subprocess.Popen([*dask, *map(str, command)], **quiet) for command in commands]  # type: ignore[call-overload]
+    try:
+        until = time.monotonic() + 120
+        while not told.exists():
+            assert started[0].poll() is None, "the scheduler ended"
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield json.loads(told.read_text())["address"], started[1:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(
+    fleet: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    """Killed while it works: the other one takes over its tasks."""
+    address, workers = cluster
+    recordings = sorted(fleet.parent.glob("*.rec"))
+    played = play_on_dask(recordings, address)
+    to = Archive(str(tmp_path / "archive"))
+    for number, (path, rows) in enumerate(played):
+        assert path in recordings
+        assert not isinstance(rows, RecordingError)
+        for row in rows:
+            to.add(row)
+        if number == 2:
+            workers[0].kill()
+    assert contents(tmp_path / "archive") == contents(fleet)
+    done = run("add", *recordings, "--to", tmp_path / "by-command", "--dask", address)
+    assert done.exit_code == 0, done.output
+    assert contents(tmp_path / "by-command") == contents(fleet)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = sorted(fleet.parent.glob("*.rec"))
+    monkeypatch.setattr(players, "CONNECT_S", 1)
+    for address, said in (("tcp://127.0.0.1:1", "the Dask cluster at tcp://127.0.0.1:1"), ("nothing", "the Dask cluster at nothing")):
+        done = run("add", *recordings, "--to", tmp_path, "--dask", address)
+        assert isinstance(done.exception, UaptraceError)
+        assert said in str(done.exception)
+        assert "\n" not in str(done.exception)
+    assert isinstance(run("add", *recordings, "--to", tmp_path, "--dask", "tcp://x:1", "--jobs", 2).exception, UsageError)
 
 
 # A store

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,10 +15,8 @@ from uaptrace.commands.files_given import check_files
 from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.report import SUFFIXES
 from uaptrace.commands.strict import StrictCommand
+from uaptrace.commands.types import MAX_COUNT
 from uaptrace.process.plain import plain
-
-if TYPE_CHECKING:
-    from uaptrace.recording.reader import RecordingFile
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -31,46 +29,66 @@ def archive() -> None:
 @archive.command(cls=StrictCommand)
 @click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", "place", required=True, metavar="DIR|s3://...", help="The archive: a folder, or a bucket and a path in it.")
-def add(recordings: tuple[Path, ...], place: str) -> None:
+@click.option("--jobs", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Recordings that are read at a time.")
+@click.option("--dask", metavar="ADDRESS", help="Read them on the Dask cluster of this scheduler (tcp://HOST:8786).")
+def add(recordings: tuple[Path, ...], place: str, jobs: int, dask: str | None) -> None:
     """Add each RECORDING (and the parts that follow it) to an archive.
 
     A recording that is added again replaces its rows, also when it has grown. One that cannot be read is named and left out, and the
-    exit status is then 4.
+    exit status is then 4. With --dask the workers need uaptrace, and the recordings under the same paths.
     """
-    from uaptrace.archive.days import day_rows
+    if dask is not None and jobs != 1:
+        raise UsageError("give --jobs or --dask, not both")
+    from uaptrace.archive.players import play_here, play_in_processes, play_on_dask
     from uaptrace.archive.store import Archive
-    from uaptrace.recording.reader import open_parts
 
     to = Archive(place)
-    refused: list[RecordingError] = []
-    chains: list[list[Path]] = []
-    for recording in recordings:
-        try:
-            chains.append([part.path.resolve() for part in _closed(open_parts(recording))])
-        except RecordingError as error:
-            refused.append(error)
+    chains, refused = _chains(recordings)
+    if dask is not None:
+        played = play_on_dask(list(chains), dask)
+    else:
+        played = play_in_processes(list(chains), jobs) if jobs > 1 else play_here(list(chains))
     nr_added = nr_rows = nr_bytes = 0
-    known: set[Path] = set()
-    # The longest first: whoever names all parts names those that the first one brings.
-    for chain in sorted(chains, key=len, reverse=True):
-        if chain[0] in known:
-            continue
-        known.update(chain)
-        try:
-            with progress_bar(f"reading {plain(chain[0].name)}") as progress:
-                rows = day_rows(chain[0], progress=progress)
-        except RecordingError as error:
-            refused.append(error)
-            continue
-        nr_bytes += sum(map(to.add, rows))
-        nr_rows += len(rows)
-        nr_added += len(chain)
+    with progress_bar("reading") as progress:
+        for done, (path, rows) in enumerate(played if chains else ()):
+            if isinstance(rows, RecordingError):
+                refused.append(rows)
+            else:
+                nr_bytes += sum(map(to.add, rows))
+                nr_rows += len(rows)
+                nr_added += chains[path]
+            progress(done + 1, len(chains))
     for reason in refused[:-1]:
         click.echo(f"uaptrace: {plain(str(reason))}", err=True)
     if nr_added:
         click.echo(plain(f"{to.place}: files read: {nr_added:,}, rows written: {nr_rows:,} ({nr_bytes:,} bytes)"))
     if refused:
         raise refused[-1]
+
+
+def _chains(recordings: Sequence[Path]) -> tuple[dict[Path, int], list[RecordingError]]:
+    """The first file of each recording with the number of its files, and why others are none."""
+    from uaptrace.recording.reader import open_parts
+
+    found: list[list[Path]] = []
+    refused: list[RecordingError] = []
+    for recording in recordings:
+        try:
+            files = open_parts(recording)
+        except RecordingError as error:
+            refused.append(error)
+            continue
+        for file in files:
+            file.close()
+        found.append([file.path.resolve() for file in files])
+    chains: dict[Path, int] = {}
+    known: set[Path] = set()
+    # The longest first: whoever names all parts names those that the first one brings.
+    for chain in sorted(found, key=len, reverse=True):
+        if chain[0] not in known:
+            known.update(chain)
+            chains[chain[0]] = len(chain)
+    return chains, refused
 
 
 @archive.command(cls=StrictCommand)
@@ -128,12 +146,6 @@ def report(
         click.echo(made, nl=False)
     else:
         write_whole(output, made.encode(errors="replace"))
-
-
-def _closed(files: list[RecordingFile]) -> list[RecordingFile]:
-    for file in files:
-        file.close()
-    return files
 
 
 def _day(given: datetime | None) -> date | None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
 
 from uaptrace.abi.events import MAX_STACK_FRAMES, STACK_FRAMES_PER_RECORD
 from uaptrace.abi.wire import comms, frames
@@ -27,6 +29,17 @@ _MAX_LOOKS: Final = 1 << 22
 reaches it after four days; from then on a stack is called what its addresses are called last."""
 
 
+class _Borne(NamedTuple):
+    """What a process is called, and when it began (0: not known)."""
+
+    comm: str
+    began_ns: int
+
+
+_NOT_NAMED: Final = _Borne("", 0)
+_ADDRESS_BYTES: Final = 8
+
+
 def number_of(key: Any) -> Any:
     """The tgid of a process, or the number of a stack, of a key; for an array of keys an array."""
     return key & _NUMBER
@@ -46,15 +59,14 @@ class Names:
         """The same for stacks."""
         self._self_tgids = self_tgids
         self._start_ns = start_ns
-        self._started_ns: dict[int, int] = {}
         """By tgid, of the process that has it now; 0 is not known and not kept."""
         self._keys: dict[tuple[int, int], int] = {}
-        """By tgid and start."""
+        """By tgid and start, where the key is not the tgid."""
         self._last_key = 0
-        self._comms: dict[int, str] = {}
-        self._began_ns: dict[int, int] = {}
-        """When the process of a key began."""
-        self._frames: dict[int, list[int]] = {}
+        self._borne: dict[int, _Borne] = {}
+        """By key of the process."""
+        self._frames: dict[int, bytes] = {}
+        """Addresses as 64-bit words, innermost first; as Python's integers they would take four times as much."""
         self._symbols: dict[int, str] = {}
         self._cgroups: dict[int, str] = {}
         self._stacks: dict[int, tuple[str, ...]] = {}
@@ -71,10 +83,14 @@ class Names:
         now: dict[int, int] = {}
         found = []
         for at, tgid, start_ns in zip(index.tolist(), columns.of("tgid", index).tolist(), _starts(columns, index), strict=True):
-            if self._is_another(tgid, start_ns, now.get(tgid, self._started_ns.get(tgid, 0))):
+            if self._is_another(tgid, start_ns, now.get(tgid, self._began_ns(tgid))):
                 found.append(at)
             now[tgid] = start_ns or now.get(tgid, 0)
         return found
+
+    def _began_ns(self, tgid: int) -> int:
+        """When the process that has the tgid now began; 0 where it is not known."""
+        return self._borne.get(self.processes.get(tgid, tgid), _NOT_NAMED).began_ns
 
     def _is_another(self, tgid: int, start_ns: int, before_ns: int) -> bool:
         """``before_ns``: start of the process that had the tgid so far, 0 where it is not known."""
@@ -90,7 +106,7 @@ class Names:
             index = columns.index(KindCode.TASK)
             tgids = columns.of("tgid", index).tolist()
             for tgid, start_ns, comm in zip(tgids, _starts(columns, index), comms(columns.batch[index]), strict=True):
-                if self._is_another(tgid, start_ns, self._started_ns.get(tgid, 0)):
+                if self._is_another(tgid, start_ns, self._began_ns(tgid)):
                     taken_over.append(self._take_over(tgid, start_ns))
                 self._name(tgid, start_ns, comm)
         if columns.count(KindCode.STACK):
@@ -98,10 +114,10 @@ class Names:
         return taken_over
 
     def _take_over(self, tgid: int, start_ns: int) -> int:
-        key = self._keys.get((tgid, start_ns))
+        key = tgid if self._borne.get(tgid, _NOT_NAMED).began_ns == start_ns else self._keys.get((tgid, start_ns))
         if key is None:
             self._last_key += 1
-            key = tgid | self._last_key << _NUMBER_BITS
+            key = self._keys[tgid, start_ns] = tgid | self._last_key << _NUMBER_BITS
         self.processes.pop(tgid, None)  # so that the newest come last
         if key != tgid:
             self.processes[tgid] = key
@@ -109,25 +125,19 @@ class Names:
 
     def _name(self, tgid: int, start_ns: int, comm: str) -> None:
         key = self.processes.get(tgid, tgid)
-        self._comms.pop(key, None)
-        self._comms[key] = comm
-        if start_ns:
-            self._started_ns.pop(tgid, None)
-            self._started_ns[tgid] = start_ns
-            self._began_ns.pop(key, None)
-            self._began_ns[key] = start_ns
-            self._keys[tgid, start_ns] = key
+        before = self._borne.pop(key, _NOT_NAMED)
+        self._borne[key] = _Borne(comm, start_ns or before.began_ns)
 
     def _add_stacks(self, columns: Columns) -> None:
         index = columns.index(KindCode.STACK)
         stack_ids = columns.of("stack_id", index).tolist()
         firsts = (columns.of("order", index) * STACK_FRAMES_PER_RECORD).tolist()
-        for stack_id, first, addresses in zip(stack_ids, firsts, frames(columns.batch[index]).tolist(), strict=True):
+        for stack_id, first, addresses in zip(stack_ids, firsts, frames(columns.batch[index]), strict=True):
             if first >= MAX_STACK_FRAMES:
                 continue
-            held = self._frames.setdefault(stack_id, [])
-            held.extend([0] * (first + STACK_FRAMES_PER_RECORD - len(held)))
-            held[first : first + STACK_FRAMES_PER_RECORD] = addresses
+            held = self._frames.get(stack_id, b"")
+            begin, end = _ADDRESS_BYTES * first, _ADDRESS_BYTES * (first + STACK_FRAMES_PER_RECORD)
+            self._frames[stack_id] = held[:begin].ljust(begin, b"\0") + addresses.tobytes() + held[end:]
             key = self.stacks.get(stack_id, stack_id)
             self._stacks.pop(key, None)
             self._causes.pop(key, None)
@@ -148,7 +158,7 @@ class Names:
             return
         self._looks_left -= len(self._frames)
         for stack_id, held in self._frames.items():
-            if addresses.isdisjoint(held):
+            if addresses.isdisjoint(_addresses(held)):
                 continue
             key = self.stacks.pop(stack_id, stack_id)
             self._former[key] = self.stack(key)
@@ -163,9 +173,7 @@ class Names:
     def is_full(self) -> bool:
         """There are more of a kind than are kept: time to forget."""
         tables = (
-            self._comms,
-            self._began_ns,
-            self._started_ns,
+            self._borne,
             self._keys,
             self.processes,
             self._frames,
@@ -178,12 +186,10 @@ class Names:
     def forget(self, processes: Set[int], stacks: Set[int], cgroups: Set[int]) -> None:
         """Keep these keys of processes and stacks, and ids of cgroups, which something has, and the newest of the others: a name comes
         before what has it. A process that works all the time is named once, and keeps its name whatever comes and goes beside it."""
-        processes = _newest(self._comms, processes)
-        self._comms = _only(self._comms, processes)
-        self._began_ns = _only(self._began_ns, processes)
+        processes = _newest(self._borne, processes)
+        self._borne = _only(self._borne, processes)
         # Where the first owner of a number is kept, the number must not fall back to it.
         self.processes = {tgid: key for tgid, key in self.processes.items() if key in processes or tgid in processes}
-        self._started_ns = {tgid: ns for tgid, ns in self._started_ns.items() if self.processes.get(tgid, tgid) in processes}
         self._keys = {owner: key for owner, key in self._keys.items() if key in processes}
         self._former = _only(self._former, stacks)
         stacks = _newest({self.stacks.get(number, number): None for number in self._frames}, stacks)
@@ -193,16 +199,16 @@ class Names:
         self._causes.clear()
         self._cgroups = _only(self._cgroups, _newest(self._cgroups, cgroups))
         if len(self._symbols) > MAX_SYMBOLS:
-            needed = {address for held in self._frames.values() for address in held}
+            needed = {address for held in self._frames.values() for address in _addresses(held)}
             self._symbols = _only(self._symbols, _newest(self._symbols, needed, MAX_SYMBOLS))
 
     def comm(self, process: int) -> str:
         """Name of the process with that key, empty where it is not known."""
-        return self._comms.get(process, "")
+        return self._borne.get(process, _NOT_NAMED).comm
 
     def started_ns(self, process: int) -> int | None:
         """When the process with that key began (CLOCK_MONOTONIC); None where it is not known."""
-        return self._began_ns.get(process)
+        return self._borne.get(process, _NOT_NAMED).began_ns or None
 
     def cgroup(self, cgroup_id: int) -> str:
         """Path of the cgroup, empty where it is not known."""
@@ -215,7 +221,7 @@ class Names:
             return former
         known = self._stacks.get(stack)
         if known is None:
-            addresses = [address for address in self._frames.get(number_of(stack), ()) if address]
+            addresses = [address for address in _addresses(self._frames.get(number_of(stack), b"")) if address]
             known = self._stacks[stack] = without_tracer(self._symbols.get(address, f"{address:#x}") for address in addresses)
         return known
 
@@ -239,6 +245,11 @@ def _newest(table: Mapping[int, Any], needed: Set[int], most: int = MAX_NAMES) -
     room = max(most * 3 // 4 - len(needed), 0)
     others = [key for key in table if key not in needed]
     return {*needed, *others[max(len(others) - room, 0) :]}
+
+
+def _addresses(held: bytes) -> list[int]:
+    addresses: list[int] = np.frombuffer(held, np.uint64).tolist()
+    return addresses
 
 
 def _only(table: dict[int, T], keys: Set[int]) -> dict[int, T]:

@@ -31,8 +31,8 @@ class Remembered:
         self._symbols: dict[int, str] = {}
         self._cgroups: dict[int, str] = {}
         self._tasks: dict[int, bytes] = {}
-        self._stacks: dict[int, dict[int, bytes]] = {}
-        """By stack, by place in the stack."""
+        self._stacks: dict[int, bytes] = {}
+        """The records of each, one after the other."""
 
     @property
     def symbols(self) -> Mapping[int, str]:
@@ -73,23 +73,21 @@ class Remembered:
                 self._tasks[tgid] = record.tobytes()
             else:
                 stack = int(record["stack_id"][0])
-                places = self._stacks.pop(stack, {})
-                places[int(record["order"][0])] = record.tobytes()
-                self._stacks[stack] = places
+                before = self._stacks.pop(stack, b"")
+                # The first record of a stack begins it anew.
+                self._stacks[stack] = (before if record["order"][0] else b"") + record.tobytes()
         for table, column in ((self._tasks, "tgid"), (self._stacks, "stack_id"), (self._cgroups, "cgroup_id")):
             _use(table, batch[column])
             _bound(table)
 
     def records(self) -> Batch:
         """The names of processes and stacks."""
-        kept = b"".join([*self._tasks.values(), *(record for places in self._stacks.values() for record in places.values())])
-        return np.frombuffer(kept, RECORD)
+        return np.frombuffer(b"".join([*self._tasks.values(), *self._stacks.values()]), RECORD)
 
     def _forget_symbols(self) -> None:
         if len(self._symbols) <= MAX_SYMBOLS:
             return
-        records = np.frombuffer(b"".join(record for places in self._stacks.values() for record in places.values()), RECORD)
-        needed = set(frames(records).ravel().tolist())
+        needed = set(frames(np.frombuffer(b"".join(self._stacks.values()), RECORD)).ravel().tolist())
         room = max(MAX_SYMBOLS * 3 // 4 - len(needed), 0)
         others = [address for address in self._symbols if address not in needed]
         for address in others[: len(others) - room]:
