@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +18,6 @@ from uaptrace.process.plain import plain
 
 Played = tuple[Path, list[DayRow] | RecordingError]
 """The first file of a recording, and its rows or why it has none."""
-Player = Callable[[Sequence[Path]], Iterator[Played]]
 
 CONNECT_S: Final = 10
 RETRIES: Final = 3
