@@ -97,7 +97,7 @@ def _chains(recordings: Sequence[Path]) -> tuple[dict[Path, int], list[Recording
 @click.option("--until", type=_DAY, metavar="YYYY-MM-DD", help="Days to this one, UTC; it is included.")
 @click.option("--host", metavar="PATTERN", help="Hosts whose name is like this, as a shell matches files.")
 @click.option("--kernel", metavar="PATTERN", help="Kernels whose release is like this.")
-@click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows of each table, of text and page.")
+@click.option("--limit", type=click.IntRange(1, MAX_COUNT), default=10, show_default=True, help="Rows of each table, of text and page.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; standard output without it.")
 @click.option("--format", "format_", type=click.Choice(["text", "json", "html"]), help="Without it, by the name of the output; else text.")
 def report(
