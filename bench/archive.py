@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import Goal, Row, emit, row
-from uaptrace.archive.days import HOUR_S, DayRow, day_rows
+from uaptrace.archive.answer import HOUR_S
+from uaptrace.archive.days import HostDay, day_rows
 from uaptrace.archive.store import Archive
 
 DATA = Path(__file__).parents[1] / "tests/data"
@@ -28,7 +29,7 @@ CAUSES = ("secretmem", "module", "bpf", "ftrace", "kprobe", "execmem")
 GOALS = {"archive.report_s": Goal(10, at_least=False), "archive.report_rss_mb": Goal(500, at_least=False)}
 
 
-def synthetic(base: DayRow, host: int, day: int, chance: random.Random) -> DayRow:
+def synthetic(base: HostDay, host: int, day: int, chance: random.Random) -> HostDay:
     """A day of a host of ours, in the columns of a recorded one."""
     when = date(2026, 1, 1) + timedelta(day)
     begin = int(datetime(when.year, when.month, when.day, tzinfo=UTC).timestamp()) * 1_000_000
@@ -58,7 +59,7 @@ def synthetic(base: DayRow, host: int, day: int, chance: random.Random) -> DayRo
         ],
         "samples": [sample | {"time": begin + i * HOUR_S * 1_000_000} for i in range(SAMPLES)],
     }
-    return DayRow(when, columns["hostname"], columns["id"], columns)
+    return HostDay(when, columns["hostname"], columns["id"], columns)
 
 
 def report(place: Path) -> tuple[float, float]:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model.build import PRESENT_4K, Ring, counters, cut, invariant, traced
+from tests.model.build import PRESENT_4K, Ring, columns, counters, cut, invariant, traced
 from uaptrace.abi.events import Flag, Kind
 from uaptrace.abi.units import Level
+from uaptrace.model.names import MAX_SYMBOLS, Names
 from uaptrace.model.snapshot import Cause, ProcessRow, Snapshot
 from uaptrace.model.state import KernelState
 from uaptrace.model.updates import Cgroups, Records, Symbols
@@ -264,3 +265,22 @@ def test_a_number_whose_owner_was_forgotten_is_not_its_first_owners() -> None:
     state.update(Ring(3 * 10**9).split(1024, tid=PID).take())
     assert {(row.comm, row.count) for row in state.snapshot(1, 0.0).split_rows if row.tgid == PID} <= {("first", 1), ("second", 1), ("", 1)}
     assert ("first", 1) in {(row.comm, row.count) for row in state.snapshot(1, 0.0).split_rows}
+
+
+def test_stacks_that_need_more_symbols_than_are_kept_do_not_make_it_forget_again_and_again() -> None:
+    """Forgetting looks at every stack: it must come once in many names, not with each record."""
+    names = Names()
+    nr_stacks = 3_000
+    needed = {0x1000 * stack + 16 * frame: f"f{stack}_{frame}+0x1" for stack in range(1, nr_stacks + 1) for frame in range(12)}
+    ring = Ring()
+    for stack in range(1, nr_stacks + 1):
+        ring.stack(stack, [0x1000 * stack + 16 * frame for frame in range(12)])
+    names.apply(columns(ring.batch()))
+    names.add_symbols(needed)
+    assert len(needed) > MAX_SYMBOLS
+    assert names.is_full
+    names.forget(set(), set(range(1, nr_stacks + 1)), set())
+    assert not names.is_full
+    assert names.stack(7) == tuple(f"f7_{frame}+0x1" for frame in range(12))
+    names.add_symbols({address + 1: "another+0x1" for address in list(needed)[: MAX_SYMBOLS // 4]})
+    assert not names.is_full

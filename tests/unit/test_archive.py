@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from tests.unit.archive_pieces import host_recording
 from uaptrace.abi.errors import RecordingError, UaptraceError, UsageError
 from uaptrace.archive import players
-from uaptrace.archive.days import DAY_S, DayRow, day_rows
+from uaptrace.archive.answer import DAY_S
+from uaptrace.archive.days import HostDay, day_rows
 from uaptrace.archive.players import play_on_dask
 from uaptrace.archive.questions import Scope, ask
 from uaptrace.archive.store import Archive
@@ -60,7 +61,7 @@ def end_of(path: Path) -> Snapshot:
     return gather(path, nr_points=2, nr_frames=2).end
 
 
-def counts(rows: list[DayRow]) -> tuple[Counter[tuple[str, str]], int, int]:
+def counts(rows: list[HostDay]) -> tuple[Counter[tuple[str, str]], int, int]:
     """Splits by level and cause, requests to the cache, events lost."""
     splits: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -147,7 +148,7 @@ def test_what_nobody_read_is_not_zero(tmp_path: Path) -> None:
     assert row.columns["large_end_bytes"] > 0
     columns = dict(row.columns) | {"large_begin_bytes": None, "large_end_bytes": None, "direct_map_bytes": None}
     place = tmp_path / "archive"
-    Archive(str(place)).add(DayRow(row.day, row.hostname, row.id, columns))
+    Archive(str(place)).add(HostDay(row.day, row.hostname, row.id, columns))
     said = asked(place)
     assert said["nr_without_map"] == 1
     assert (said["hosts"][0]["lost_bytes"], said["hosts"][0]["large_share_end"], said["days"][0]["large_share"]) == (None, None, None)
@@ -384,8 +385,10 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     commands = [["scheduler", "--scheduler-file", told, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]]
     commands += [["worker", "--scheduler-file", told, "--nthreads", "1", "--no-dashboard", "--no-nanny"]] * 2
     dask = [sys.executable, "-m", "dask"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-    started = [subprocess.Popen([*dask, *map(str, command)], **quiet) for command in commands]  # type: ignore[call-overload]
+    started = [
+        subprocess.Popen([*dask, *map(str, command)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
     try:
         until = time.monotonic() + 120
         while not told.exists():

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-DAY_S: Final = 86_400
-MIN_WATCHED_S: Final = 3_600
+HOUR_S: Final = 3_600
+DAY_S: Final = 24 * HOUR_S
+MIN_WATCHED_S: Final = HOUR_S
 """Less tells nothing of a day."""
 
 

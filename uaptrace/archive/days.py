@@ -19,11 +19,10 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 
 from uaptrace.abi.units import LEVELS, Level
+from uaptrace.archive.answer import DAY_S, HOUR_S
 from uaptrace.model.snapshot import Snapshot, SplitRow
 from uaptrace.session.replay import ReplaySource, first_map_s
 
-HOUR_S: Final = 3600
-DAY_S: Final = 24 * HOUR_S
 UNEXPLAINED: Final = "unexplained"
 """In place of a cause: the kernel counted a split, and no record tells of it."""
 NO_NAME: Final = "[no name]"
@@ -33,8 +32,8 @@ FRAME_SEPARATOR: Final = ";"
 
 
 @dataclass(frozen=True, slots=True)
-class DayRow:
-    """One row: its place, ``day`` and ``hostname``, and the columns of ``archive.schema``, times in seconds since the epoch."""
+class HostDay:
+    """One row: its place, ``day`` and ``hostname``, and the columns of ``archive.schema``, times in microseconds since the epoch."""
 
     day: date
     hostname: str
@@ -51,7 +50,7 @@ class _Look:
     snapshot: Snapshot
 
 
-def day_rows(path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> list[DayRow]:
+def day_rows(path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> list[HostDay]:
     """The rows of a file and the parts that follow it. RecordingError where it cannot be read or played. ``progress(done, total)``."""
     with contextlib.closing(ReplaySource(path, None, budget_s=None, keep_checkpoints=False)) as source:
         source.pause()
@@ -74,7 +73,7 @@ def day_rows(path: str | os.PathLike[str], *, progress: Callable[[int, int], Non
     for within, counted in zip(days, before, strict=True):
         id_ = hashlib.sha256(f"{told} {first + within[-1].part}".encode(errors="replace")).hexdigest()[:32]
         day = datetime.fromtimestamp(within[0].time_s, UTC).date()
-        rows.append(DayRow(day, _text(host.name), id_, _columns(id_, writer, within, counted)))
+        rows.append(HostDay(day, _text(host.name), id_, _columns(id_, writer, within, counted)))
     return rows
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from uaptrace.abi.errors import RecordingError, UaptraceError
-from uaptrace.archive.days import DayRow, day_rows
+from uaptrace.archive.days import HostDay, day_rows
 from uaptrace.process.plain import plain
 
-Played = tuple[Path, list[DayRow] | RecordingError]
+Played = tuple[Path, list[HostDay] | RecordingError]
 """The first file of a recording, and its rows or why it has none."""
 
 CONNECT_S: Final = 10
@@ -24,7 +24,7 @@ RETRIES: Final = 3
 """A task whose worker died goes to another one so often."""
 
 
-def rows_of(path: str) -> list[DayRow] | RecordingError:
+def rows_of(path: str) -> list[HostDay] | RecordingError:
     """The rows, or the error as a value: what one recording lacks is no reason to end the others."""
     try:
         return day_rows(path)

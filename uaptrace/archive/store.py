@@ -21,7 +21,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from uaptrace.abi.errors import UsageError
-from uaptrace.archive.days import DayRow
+from uaptrace.archive.days import HostDay
 from uaptrace.archive.schema import SCHEMA
 from uaptrace.process.files import write_whole
 from uaptrace.process.plain import plain
@@ -45,7 +45,7 @@ class Archive:
         if not self._path:
             raise UsageError(f"{self.place}: give the name of a bucket, s3://BUCKET/PATH")
 
-    def add(self, row: DayRow) -> int:
+    def add(self, row: HostDay) -> int:
         """Write a row. Returns the bytes of its file."""
         table = pa.Table.from_pylist([dict(row.columns)], SCHEMA)
         out = io.BytesIO()

@@ -68,6 +68,7 @@ class Names:
         self._frames: dict[int, bytes] = {}
         """Addresses as 64-bit words, innermost first; as Python's integers they would take four times as much."""
         self._symbols: dict[int, str] = {}
+        self._max_symbols = MAX_SYMBOLS
         self._cgroups: dict[int, str] = {}
         self._stacks: dict[int, tuple[str, ...]] = {}
         self._causes: dict[int, Cause] = {}
@@ -181,26 +182,28 @@ class Names:
             self._former,
             self._cgroups,
         )
-        return any(len(table) > MAX_NAMES for table in tables) or len(self._symbols) > MAX_SYMBOLS
+        return any(len(table) > MAX_NAMES for table in tables) or len(self._symbols) > self._max_symbols
 
     def forget(self, processes: Set[int], stacks: Set[int], cgroups: Set[int]) -> None:
         """Keep these keys of processes and stacks, and ids of cgroups, which something has, and the newest of the others: a name comes
         before what has it. A process that works all the time is named once, and keeps its name whatever comes and goes beside it."""
-        processes = _newest(self._borne, processes)
-        self._borne = _only(self._borne, processes)
+        processes = newest(self._borne, processes)
+        self._borne = only(self._borne, processes)
         # Where the first owner of a number is kept, the number must not fall back to it.
         self.processes = {tgid: key for tgid, key in self.processes.items() if key in processes or tgid in processes}
         self._keys = {owner: key for owner, key in self._keys.items() if key in processes}
-        self._former = _only(self._former, stacks)
-        stacks = _newest({self.stacks.get(number, number): None for number in self._frames}, stacks)
+        self._former = only(self._former, stacks)
+        stacks = newest({self.stacks.get(number, number): None for number in self._frames}, stacks)
         self.stacks = {number: key for number, key in self.stacks.items() if key in stacks or number in stacks}
         self._frames = {number: held for number, held in self._frames.items() if self.stacks.get(number, number) in stacks}
         self._stacks.clear()
         self._causes.clear()
-        self._cgroups = _only(self._cgroups, _newest(self._cgroups, cgroups))
-        if len(self._symbols) > MAX_SYMBOLS:
+        self._cgroups = only(self._cgroups, newest(self._cgroups, cgroups))
+        if len(self._symbols) > self._max_symbols:
             needed = {address for held in self._frames.values() for address in _addresses(held)}
-            self._symbols = _only(self._symbols, _newest(self._symbols, needed, MAX_SYMBOLS))
+            self._symbols = only(self._symbols, newest(self._symbols, needed, MAX_SYMBOLS))
+            # Stacks may need more than that: the next time comes when a quarter of MAX_SYMBOLS have come, not with each record.
+            self._max_symbols = max(MAX_SYMBOLS, len(self._symbols) + MAX_SYMBOLS // 4)
 
     def comm(self, process: int) -> str:
         """Name of the process with that key, empty where it is not known."""
@@ -239,7 +242,7 @@ def _starts(columns: Columns, index: Ints) -> list[int]:
     return starts
 
 
-def _newest(table: Mapping[int, Any], needed: Set[int], most: int = MAX_NAMES) -> set[int]:
+def newest(table: Mapping[int, Any], needed: Set[int], most: int = MAX_NAMES) -> set[int]:
     """The keys that are needed, and as many of the table's newest as make three quarters of what it may have, so that the next time is
     not soon."""
     room = max(most * 3 // 4 - len(needed), 0)
@@ -252,5 +255,6 @@ def _addresses(held: bytes) -> list[int]:
     return addresses
 
 
-def _only(table: dict[int, T], keys: Set[int]) -> dict[int, T]:
+def only(table: Mapping[int, T], keys: Set[int]) -> dict[int, T]:
+    """The part of the table with these keys, in its order."""
     return {key: value for key, value in table.items() if key in keys}

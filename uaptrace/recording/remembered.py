@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.events import Kind
 from uaptrace.abi.wire import RECORD, Batch, frames
+from uaptrace.model.names import newest, only
 from uaptrace.model.updates import Cgroups, Start, Symbols, Update
 
 MAX_REMEMBERED: Final = 16384
@@ -29,6 +30,7 @@ class Remembered:
     def __init__(self) -> None:
         self.start: Start | None = None
         self._symbols: dict[int, str] = {}
+        self._max_symbols = MAX_SYMBOLS
         self._cgroups: dict[int, str] = {}
         self._tasks: dict[int, bytes] = {}
         self._stacks: dict[int, bytes] = {}
@@ -85,13 +87,11 @@ class Remembered:
         return np.frombuffer(b"".join([*self._tasks.values(), *self._stacks.values()]), RECORD)
 
     def _forget_symbols(self) -> None:
-        if len(self._symbols) <= MAX_SYMBOLS:
+        if len(self._symbols) <= self._max_symbols:
             return
         needed = set(frames(np.frombuffer(b"".join(self._stacks.values()), RECORD)).ravel().tolist())
-        room = max(MAX_SYMBOLS * 3 // 4 - len(needed), 0)
-        others = [address for address in self._symbols if address not in needed]
-        for address in others[: len(others) - room]:
-            del self._symbols[address]
+        self._symbols = only(self._symbols, newest(self._symbols, needed, MAX_SYMBOLS))
+        self._max_symbols = max(MAX_SYMBOLS, len(self._symbols) + MAX_SYMBOLS // 4)
 
 
 def _use(table: dict[int, Any], used: NDArray[Any]) -> None:

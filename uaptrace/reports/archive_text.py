@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -200,8 +201,6 @@ def _stacks(rows: Sequence[StackRow]) -> list[str]:
 
 
 def _wrapped(sentences: Sequence[str]) -> list[str]:
-    import textwrap
-
     return [line for sentence in sentences for line in textwrap.wrap(sentence, COLUMNS)]
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from uaptrace.archive.answer import Answer
+from uaptrace.archive.answer import DAY_S, Answer
 from uaptrace.model.snapshot import Cause
 from uaptrace.reports import archive_text as text
 from uaptrace.reports.page.flame import NO_STACK, graph_of
@@ -104,14 +104,19 @@ def _sentence(answer: Answer) -> str:
     return said
 
 
+def _known(cause: str) -> Cause | None:
+    """None: ``unexplained``, or one that a newer uaptrace wrote."""
+    return Cause(cause) if cause in set(Cause) else None
+
+
 def _key(cause: str) -> str:
-    return f"c-{cause}" if cause in set(Cause) else ""
+    return f"c-{cause}" if _known(cause) else ""
 
 
 def _seconds(answer: Answer) -> list[float]:
     """Midnights of the days, and that after the last, so that it is as wide as the others."""
     at = [datetime.combine(row.day, time(), UTC).timestamp() for row in answer.days]
-    return [*at, at[-1] + 86_400]
+    return [*at, at[-1] + DAY_S]
 
 
 def _splits_over_days(answer: Answer, charts: Charts) -> Markup:
@@ -119,7 +124,8 @@ def _splits_over_days(answer: Answer, charts: Charts) -> Markup:
         return Markup()
     series = []
     for row in answer.causes:
-        color = CAUSE_COLORS[Cause(row.cause)] if row.cause in set(Cause) else _OTHER_COLOR
+        cause = _known(row.cause)
+        color = CAUSE_COLORS[cause] if cause else _OTHER_COLOR
         values = [float(day.splits.get(row.cause, 0)) for day in answer.days]
         series.append((row.cause, color, [*values, values[-1]]))
     return charts.add("Splits of each day, all hosts", _seconds(answer), series, "count", days=True)
@@ -136,7 +142,6 @@ def _large_over_days(answer: Answer, charts: Charts) -> Markup:
 def _paths(answer: Answer) -> list[tuple[tuple[str, ...], Cause | None, int]]:
     paths = []
     for row in answer.stacks:
-        cause = Cause(row.cause) if row.cause in set(Cause) else None
         process = f"{row.comm or 'process'} · {row.level.upper()}"
-        paths.append(((row.cause, *(row.stack or (NO_STACK,)), process), cause, row.splits))
+        paths.append(((row.cause, *(row.stack or (NO_STACK,)), process), _known(row.cause), row.splits))
     return paths
