@@ -361,7 +361,7 @@ def test_without_duckdb_it_says_what_to_install(fleet: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "duckdb", None)
     done = run("report", fleet)
     assert isinstance(done.exception, UaptraceError)
-    assert "pipx install 'uaptrace[archive]'" in str(done.exception)
+    assert "pipx inject uaptrace duckdb, or pip install duckdb" in str(done.exception)
 
 
 # Many at a time

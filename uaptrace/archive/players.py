@@ -54,7 +54,8 @@ def play_on_dask(paths: Sequence[Path], address: str) -> Iterator[Played]:
     try:
         import distributed
     except ImportError:
-        raise UaptraceError("--dask needs Dask, which is not installed: pipx install 'uaptrace[dask]'") from None
+        said = "pipx inject uaptrace distributed, or pip install distributed"
+        raise UaptraceError(f"--dask needs Dask, which is not installed: {said}") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         with distributed.Client(address, timeout=CONNECT_S, set_as_default=False) as client:

@@ -197,7 +197,8 @@ def _database() -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         import duckdb
     except ImportError:
-        raise UaptraceError("a report of an archive needs DuckDB, which is not installed: pipx install 'uaptrace[archive]'") from None
+        said = "pipx inject uaptrace duckdb, or pip install duckdb"
+        raise UaptraceError(f"a report of an archive needs DuckDB, which is not installed: {said}") from None
     try:
         with duckdb.connect(config={"autoinstall_known_extensions": False, "preserve_insertion_order": False}) as database:
             yield database

@@ -112,7 +112,7 @@ def report(
 ) -> None:
     """What the archive says: causes, kernels, kernel updates, hosts, processes, stacks, audit.
 
-    It needs DuckDB: pipx install 'uaptrace[archive]'.
+    It needs DuckDB: pipx inject uaptrace duckdb, or pip install duckdb.
     """
     if format_ is None:
         format_ = SUFFIXES.get(output.suffix.lower(), "text") if output is not None else "text"
