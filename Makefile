@@ -16,7 +16,8 @@ PYTEST_ARGS ?=
 # Tests that `make test` runs at a time: two guests keep two processors busy.
 WORKERS ?= 2
 HOURS ?= 2
-PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+# What took longest is listed at the end: CI has a limit.
+PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations 30 --durations-min 5
 
 .PHONY: setup packages run test matrix soak check lint bench pictures deb test-package clean
 
