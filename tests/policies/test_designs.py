@@ -274,6 +274,54 @@ def test_chunks_that_are_released_as_a_whole_leave_no_split_behind() -> None:
     assert figures(s) == {"1g": 1, "2m": 0, "calls": 3, "flushes": 3, "touched": 2, "now": 0, "stranded": 0, "cached": 0, "failed": 0}
 
 
+def test_freetype_converts_whole_pageblocks_and_keeps_them() -> None:
+    builder, idents = secret(513)
+    s = run(Design.FREETYPE, builder, GIGA)
+    # Two blocks, a call and a flush for each, and the split of the 1G mapping.
+    expected = {"1g": 1, "2m": 0, "calls": 2, "flushes": 3, "touched": 2, "now": 2, "stranded": 0, "cached": 511, "failed": 0}
+    assert figures(s) == expected
+    assert {first_page(s, ident) for ident in idents} == set(range(513))
+    for ident in idents:
+        builder.free(ident)
+    builder.shrink(100_000)
+    again = builder.allocate(10)
+    s = run(Design.FREETYPE, builder, GIGA)
+    # No shrinker: they stay absent, merge with each other and serve the next request.
+    assert figures(s) == expected | {"cached": 0}
+    assert first_page(s, again) == 0
+
+
+def test_freetype_converts_two_pageblocks_with_one_flush() -> None:
+    builder = RequestBuilder()
+    builder.allocate(10)
+    s = run(Design.FREETYPE, builder, GIGA)
+    assert figures(s) == {"1g": 1, "2m": 0, "calls": 2, "flushes": 2, "touched": 2, "now": 2, "stranded": 0, "cached": 0, "failed": 0}
+
+
+def test_freetype_gives_a_pageblock_back_to_the_kernels_own_memory_only() -> None:
+    builder, idents = secret(1)
+    builder.free(idents[0])
+    for _ in range(7):
+        builder.allocate(9, flags=PLAIN)
+    builder.allocate(0, flags=PLAIN)
+    s = run(Design.FREETYPE, builder, SMALL)
+    assert (figures(s)["failed"], figures(s)["cached"], figures(s)["calls"]) == (1, 512, 1)
+    own = builder.allocate(0, flags=PLAIN | RequestFlag.UNMOVABLE)
+    s = run(Design.FREETYPE, builder, SMALL)
+    # Mapped again by one call; what was absent is in no TLB. The rest of the block is for everybody.
+    assert figures(s) == {"1g": 0, "2m": 0, "calls": 2, "flushes": 1, "touched": 1, "now": 0, "stranded": 0, "cached": 0, "failed": 1}
+    assert first_page(s, own) == 0
+    assert s.rows().released[9] == 1
+    builder.allocate(8, flags=PLAIN)
+    assert figures(run(Design.FREETYPE, builder, SMALL))["failed"] == 1
+
+
+def test_freetype_has_no_way_to_make_part_of_a_pageblock_absent() -> None:
+    builder, _ = secret(1)
+    s = run(Design.FREETYPE, builder, memory_of(8, (1024, 8)))
+    assert (figures(s)["failed"], figures(s)["calls"]) == (1, 0)
+
+
 def test_entries_that_cover_the_map_are_those_of_its_mappings() -> None:
     builder, _ = secret(3)
     # Of four 1G mappings one is split, of its 512 of 2M one: the three pages are absent, or all of the chunk.

@@ -77,6 +77,13 @@ def test_what_each_design_promises(memory: Memory, requests: Requests) -> None:
             assert pages[0] + served == pages[1] - pages[2]
             assert count(Count.OPERATIONS) == pages[1] + pages[2]
             assert np.count_nonzero(simulation.state.changed == ABSENT) == pages[1] - pages[2]
+        if design is Design.FREETYPE:
+            assert count(Count.SPLIT_2M) == 0
+            served = sum(1 << int(simulation.state.held_order[i]) for i in np.flatnonzero(simulation.state.held_as == 1).tolist())
+            assert np.count_nonzero(simulation.state.changed == ABSENT) == served + count(Count.CACHE_PAGES_NOW)
+            rows = simulation.rows()
+            flips = sum((a + b) << order for order, (a, b) in enumerate(zip(rows.cached, rows.released, strict=True)))
+            assert count(Count.OPERATIONS) == flips / PAGES_PER_2M
         if design in (Design.NONE, Design.MIGRATE_UNMAPPED):
             # Only pages in use differ from what they were at boot.
             assert count(Count.CHANGED_PAGES_NOW) <= count(Count.HELD_PAGES_NOW)

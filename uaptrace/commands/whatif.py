@@ -32,6 +32,7 @@ _POLICIES: Final = (
     "unmapped_alloc_published",
     "unmapped_alloc",
     "unmapped_alloc_whole",
+    "freetype",
 )
 _KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
 _DEFAULT_MEMORY: Final = 4 << 30

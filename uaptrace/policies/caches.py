@@ -19,6 +19,7 @@ from uaptrace.policies.engine_state import (
     C_RELEASES,
     CACHE_LISTS,
     DEFAULT,
+    FREETYPE_UNMAPPED,
     MOVABLE,
     NR_ORDERS,
     OTHER_PERMISSION,
@@ -338,3 +339,45 @@ def migrate_allocate(s: Engine, order: int) -> int:
                 move_block(s, page, UNMAPPED)
             return zone_smallest(s, order, UNMAPPED)
     return -1
+
+
+# FREETYPE_UNMAPPED: free lists of their own for blocks that are absent as a whole.
+
+
+def _freetype_flip(s: Engine, page: int, order: int, value: int, kind: int) -> None:
+    """One call for each pageblock, so no page table is needed for it; one flush where pages leave the direct map."""
+    nr_blocks = (1 << order) >> PMD
+    for block in range(page >> PMD, (page >> PMD) + nr_blocks):
+        set_range(s, block << PMD, REGION, value)
+        s.block_type[block] = kind
+    s.counts[C_FLUSHES] -= nr_blocks - 1 if value == ABSENT else nr_blocks
+
+
+def freetype_allocate(s: Engine, order: int) -> int:
+    """From the lists of absent pages, else out of a mapped block of PMD order or more, which becomes absent: __rmqueue_direct_map()."""
+    page = zone_smallest(s, order, FREETYPE_UNMAPPED)
+    if page >= 0:
+        s.counts[C_HITS] += 1
+    else:
+        chunk = max(order, PMD)
+        page = zone_allocate(s, chunk, UNMOVABLE)
+        if page < 0:
+            return -1
+        _freetype_flip(s, page, chunk, ABSENT, FREETYPE_UNMAPPED)
+        zone_expand(s, page, order, chunk, FREETYPE_UNMAPPED)
+        s.counts[C_REFILLS + chunk] += 1
+        s.counts[C_CACHE] += 1 << chunk
+    s.counts[C_CACHE] -= 1 << order
+    return page
+
+
+def freetype_restore(s: Engine, order: int) -> int:
+    """The way back, for the kernel's own memory only: a free absent block of PMD order or more is mapped again; -1: there is none."""
+    chunk = max(order, PMD)
+    page = zone_smallest(s, chunk, FREETYPE_UNMAPPED)
+    if page >= 0:
+        _freetype_flip(s, page, chunk, DEFAULT, UNMOVABLE)
+        zone_expand(s, page, order, chunk, UNMOVABLE)
+        s.counts[C_RELEASES + chunk] += 1
+        s.counts[C_CACHE] -= 1 << chunk
+    return page

@@ -6,7 +6,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 cimport cython
 
 cdef int64_t NR_ORDERS, TOP, PMD, REGION, GIGA, K4, M2, G1, ABSENT, DEFAULT, OTHER_PERMISSION, UNMOVABLE, MOVABLE
-cdef int64_t RECLAIMABLE, UNMAPPED, CACHE_LISTS, PAGE_LIST, NONE, MIGRATE, GROUPED, PKS, POOL, PUBLISHED, INTENDED, WHOLE
+cdef int64_t RECLAIMABLE, UNMAPPED, FREETYPE_UNMAPPED, CACHE_LISTS, PAGE_LIST, NONE, MIGRATE, GROUPED, PKS, POOL, PUBLISHED, INTENDED, WHOLE, FREETYPE
 cdef int64_t ALLOCATE, FREE, CHANGE, CHANGE_RANGE, RESTORE_RANGE, SHRINK, CLOSE, HIDDEN, ORDINARY, FIXED, IN_USE
 cdef int64_t C_SPLIT_2M, C_SPLIT_1G, C_OPERATIONS, C_PAGES_CHANGED, C_FLUSHES, C_TOUCHED, C_TOUCHED_NOW, C_STRANDED, C_4K
 cdef int64_t C_2M, C_1G, C_CACHE, C_CACHE_PEAK, C_HELD, C_FAILED, C_EXPOSED, C_CAPTURED, C_MIGRATED, C_FALLBACKS, C_ASKED
@@ -89,6 +89,12 @@ cdef void pool_put(Engine s, int64_t owner, int64_t page) noexcept
 cdef void pool_close(Engine s, int64_t owner) noexcept
 @cython.locals(block=int64_t, current=int64_t, i=int64_t, keep=int64_t, kind=int64_t, nr_pages=int64_t, page=int64_t)
 cdef int64_t migrate_allocate(Engine s, int64_t order) noexcept
+@cython.locals(block=int64_t, nr_blocks=int64_t)
+cdef void _freetype_flip(Engine s, int64_t page, int64_t order, int64_t value, int64_t kind) noexcept
+@cython.locals(chunk=int64_t, page=int64_t)
+cdef int64_t freetype_allocate(Engine s, int64_t order) noexcept
+@cython.locals(chunk=int64_t, page=int64_t)
+cdef int64_t freetype_restore(Engine s, int64_t order) noexcept
 @cython.locals(released=int64_t)
 cdef int64_t _shrink(Engine s, int64_t design, int64_t wanted) noexcept
 @cython.locals(page=int64_t)

@@ -14,6 +14,8 @@ from uaptrace.policies.caches import (
     cache_refill,
     cache_shrink,
     cache_smallest,
+    freetype_allocate,
+    freetype_restore,
     list_put,
     list_shrink,
     list_take,
@@ -44,6 +46,7 @@ from uaptrace.policies.engine_state import (
     DEFAULT,
     FIXED,
     FREE,
+    FREETYPE,
     GROUPED,
     HELD_BLOCK,
     HELD_ORDINARY,
@@ -99,6 +102,8 @@ def _serve_block(s: Engine, design: int, order: int, recorded: int) -> int:
         return recorded if recorded >= 0 else zone_allocate(s, order, UNMOVABLE)
     if design == MIGRATE:
         return migrate_allocate(s, order)
+    if design == FREETYPE:
+        return freetype_allocate(s, order)
     page = cache_smallest(s, order)
     if page >= 0:
         s.counts[C_HITS] += 1
@@ -132,6 +137,8 @@ def _count_exposed(s: Engine, page: int, nr_pages: int) -> None:
 def _allocate_ordinary(s: Engine, design: int, ident: int, order: int, flags: int) -> None:
     kind = UNMOVABLE if flags & FIXED else MOVABLE
     page = zone_allocate(s, order, kind)
+    if page < 0 and design == FREETYPE and kind == UNMOVABLE:
+        page = freetype_restore(s, order)
     rounds = 0
     while page < 0 and rounds < RECLAIM_ROUNDS and _shrink(s, design, RECLAIM_BATCH) > 0:
         page = zone_allocate(s, order, kind)
@@ -212,6 +219,9 @@ def _free(s: Engine, design: int, ident: int, owner: int) -> None:
             s.counts[C_OUTSIDE] += 1
         else:
             cache_free(s, page, order)
+    elif design == FREETYPE:
+        s.counts[C_CACHE] += nr_pages
+        zone_free(s, page, order, False)
     else:
         default_pages(s, page, nr_pages)
         if how == HELD_BLOCK:

@@ -23,6 +23,7 @@ class Design(IntEnum):
     UNMAPPED_ALLOC_PUBLISHED = 5
     UNMAPPED_ALLOC = 6
     UNMAPPED_ALLOC_WHOLE = 7
+    FREETYPE = 8
 
     @property
     def label(self) -> str:
@@ -102,12 +103,13 @@ class Count(IntEnum):
     WORDS = 56
 
 
-NR_TYPES: Final = 4
+NR_TYPES: Final = 5
 UNMOVABLE: Final = 0
 MOVABLE: Final = 1
 RECLAIMABLE: Final = 2
 UNMAPPED: Final = 3
-"""Migrate types of pageblocks; the first three as in the kernel's enum, the last is MIGRATE_UNMAPPED."""
+FREETYPE_UNMAPPED: Final = 4
+"""Types of pageblocks: three migrate types as in the kernel's enum, MIGRATE_UNMAPPED, and the freetype of unmovable and absent pages."""
 
 CACHE_LISTS: Final = NR_TYPES * NR_ORDERS
 PAGE_LIST: Final = CACHE_LISTS + NR_ORDERS

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from uaptrace.policies.engine_state import (
+    FREETYPE_UNMAPPED,
     MOVABLE,
     NR_ORDERS,
     PMD,
@@ -143,7 +144,7 @@ def zone_free(s: Engine, page: int, order: int, to_tail: bool) -> None:
             break
         if order >= PMD:
             other = s.block_type[buddy >> PMD]
-            if other != kind and (other == UNMAPPED or kind == UNMAPPED):
+            if other != kind and (max(other, kind) == UNMAPPED or max(other, kind) == FREETYPE_UNMAPPED):
                 break
         zone_remove(s, buddy)
         page = page & buddy

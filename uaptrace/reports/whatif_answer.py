@@ -28,6 +28,7 @@ TITLES: Final = {
     Design.UNMAPPED_ALLOC_PUBLISHED: "unmapped_alloc, published",
     Design.UNMAPPED_ALLOC: "unmapped_alloc, intended",
     Design.UNMAPPED_ALLOC_WHOLE: "unmapped_alloc, whole 2M",
+    Design.FREETYPE: "FREETYPE_UNMAPPED",
 }
 """Names for people; ``Design.label`` is the one for programs."""
 
@@ -40,12 +41,14 @@ _COLORS: Final = {
     Design.UNMAPPED_ALLOC_PUBLISHED: "#d55e00",
     Design.UNMAPPED_ALLOC: "#0057b8",
     Design.UNMAPPED_ALLOC_WHOLE: "#7b3fa0",
+    Design.FREETYPE: "#8a5a2b",
 }
 _DASHES: Final = {
     Design.UNMAPPED_ALLOC_PUBLISHED: (0, (4, 2)),
     Design.UNMAPPED_ALLOC_WHOLE: (0, (2, 1)),
     Design.PKS_TABLES: (0, (1, 1)),
     Design.GROUPED_VMALLOC: (0, (6, 2, 1, 2)),
+    Design.FREETYPE: (0, (4, 1, 1, 1)),
 }
 _SETTINGS: Final[Any] = {
     "svg.hashsalt": "uaptrace",
@@ -222,6 +225,11 @@ def _notes(answer: WhatIf) -> list[str]:
         notes.append("not served: allocations that failed because memory was short; a design that serves fewer requests splits less.")
     if Design.UNMAPPED_ALLOC_WHOLE in by_design:
         notes.append("unmapped_alloc, whole 2M: chunks of 2M change by one call. An absent 2M entry counts as 2M.")
+    if Design.FREETYPE in by_design:
+        notes.append(
+            "FREETYPE_UNMAPPED: pageblocks change by one call. An absent 2M entry counts as 2M. "
+            "What it keeps free only the kernel's own memory can get back."
+        )
     pool = by_design.get(Design.SECRETMEM_POOL)
     if pool:
         migrated = f"; {pool[Count.MIGRATED_PAGES]} pages had to be migrated for it" if pool[Count.MIGRATED_PAGES] else ""
