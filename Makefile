@@ -16,6 +16,8 @@ PYTEST_ARGS ?=
 # Tests that `make test` runs at a time: two guests keep two processors busy.
 WORKERS ?= 2
 HOURS ?= 2
+RELEASE ?=
+KERNELS ?=
 # What took longest is listed at the end: CI has a limit.
 PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations 30 --durations-min 5
 
@@ -76,10 +78,11 @@ pictures: setup packages
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# The Debian package for the release of this machine.
+# The Debian package for the release of this machine, or of another one: sudo make deb RELEASE=13
 deb: setup
-	packaging/build-deb dist
+	packaging/build-deb dist $(RELEASE)
 
-# The package as a user installs it, on a host of its own in QEMU. Root only, 10 to 20 minutes.
+# The package as a user installs it, on hosts of their own in QEMU, one for each kernel: sudo make test-package RELEASE=13 KERNELS='6.12 7.3'
+# Root only, 10 to 20 minutes a kernel.
 test-package: setup packages deb
-	UAPTRACE_TEST_PACKAGE=$$(ls -t dist/*.deb | head -1) $(BIN)/pytest packaging/tests -s
+	UAPTRACE_TEST_PACKAGE=$$(ls -t dist/*.deb | head -1) UAPTRACE_TEST_KERNELS='$(KERNELS)' $(BIN)/pytest packaging/tests -s $(PYTEST_ARGS)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inside a guest whose first process is systemd: what a user does with the package, and what came of it, as JSON in the file given.
 
+At its first boot it is enabled, killed, upgraded; at the second, for which the file is there already, it is looked at and purged.
 Needs nothing but Python: uaptrace is the package's.
 """
 
@@ -19,6 +20,10 @@ from typing import Any
 
 PATIENCE_S = 300
 URL = "http://127.0.0.1:9970"
+NEXT = "/root/next.deb"
+DEFAULTS = Path("/etc/default/uaptrace")
+OWN_LINE = "# changed on this host\n"
+FIGURES = re.compile(r"uaptrace_(state_exact|exact|hook_attached|direct_map_[a-z_]*splits_total)\b")
 
 
 def run(*command: str) -> dict[str, Any]:
@@ -54,7 +59,15 @@ def privileges(unit: str) -> dict[str, str]:
     return dict(re.findall(r"^(Uid|CapEff|CapBnd|NoNewPrivs):\s*(\S+)", status, re.MULTILINE))
 
 
-def main() -> None:
+def figures() -> list[str]:
+    return [line for line in get("/metrics").splitlines() if FIGURES.match(line)]
+
+
+def journal() -> str:
+    return str(run("journalctl", "-u", "uaptrace", "-u", "uaptrace-record", "--no-pager")["stdout"])
+
+
+def first_boot() -> dict[str, Any]:
     compiler = importlib.util.find_spec("bcc")
     seen: dict[str, Any] = {
         "compiler": compiler and compiler.origin,
@@ -65,7 +78,7 @@ def main() -> None:
     seen["status_text"] = show("uaptrace", "StatusText")
     seen["user"] = run("id", "-u", "uaptrace")["stdout"].strip()
     seen["privileges"] = privileges("uaptrace")
-    seen["metrics"] = [line for line in get("/metrics").splitlines() if re.match(r"uaptrace_(state_exact|exact|hook_attached)\b", line)]
+    seen["metrics"] = figures()
     seen["ready"] = get("/readyz")
     run("systemctl", "kill", "-s", "KILL", "uaptrace")
     deadline = time.monotonic() + PATIENCE_S
@@ -78,6 +91,31 @@ def main() -> None:
     seen["recording"] = run("uaptrace", "recording", "info", "/var/lib/uaptrace/host.uaptrace")
     run("systemctl", "start", "uaptrace-record")
     seen["previous"] = [path.name for path in Path("/var/lib/uaptrace/previous").glob("*")]
+    with DEFAULTS.open("a") as defaults:
+        defaults.write(OWN_LINE)
+    before = show("uaptrace", "MainPID")
+    seen["upgrade"] = run("dpkg", "--force-confold", "--install", NEXT)
+    seen["upgraded_to"] = run("dpkg-query", "-W", "-f", "${Version}", "uaptrace")["stdout"]
+    seen["upgraded_active"] = until_active("uaptrace") and show("uaptrace", "MainPID") != before
+    seen["upgraded_ready"] = get("/readyz")
+    seen["kept_defaults"] = DEFAULTS.read_text().endswith(OWN_LINE)
+    seen["enable_record"] = run("systemctl", "enable", "uaptrace-record")
+    seen["first_journal"] = journal()
+    return seen
+
+
+def second_boot() -> dict[str, Any]:
+    seen: dict[str, Any] = {
+        "boot_active": [until_active(unit) for unit in ("uaptrace", "uaptrace-record")],
+        "boot_ready": get("/readyz"),
+        "boot_metrics": figures(),
+        "boot_restarts": show("uaptrace", "NRestarts"),
+        "boot_previous": [path.name for path in Path("/var/lib/uaptrace/previous").glob("*")],
+        "vmstat": [line for line in Path("/proc/vmstat").read_text().splitlines() if line.startswith("direct_map_level")],
+        "boot_times": run("systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "uaptrace", "systemd-modules-load", "basic.target")[
+            "stdout"
+        ],
+    }
     seen["security"] = {
         unit: run("systemd-analyze", "security", "--no-pager", f"{unit}.service")["stdout"].strip().splitlines()[-1:]
         for unit in ("uaptrace", "uaptrace-record")
@@ -91,8 +129,14 @@ def main() -> None:
     seen["left_files"] = found
     seen["left_user"] = run("id", "uaptrace")["status"] == 0
     seen["left_processes"] = run("pgrep", "-f", "/usr/bin/uaptrace")["stdout"]
-    seen["journal"] = run("journalctl", "-u", "uaptrace", "-u", "uaptrace-record", "--no-pager")["stdout"]
-    Path(sys.argv[1]).write_text(json.dumps(seen))
+    seen["journal"] = journal()
+    return seen
+
+
+def main() -> None:
+    answer = Path(sys.argv[1])
+    before = json.loads(answer.read_text()) if answer.exists() else None
+    answer.write_text(json.dumps(first_boot() if before is None else before | second_boot()))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uaptrace.commands.group import COMMANDS, main_group
+from uaptrace.testhost import trees
+from uaptrace.testhost.errors import HostError
 
 TOP = Path(__file__).parents[2]
 PACKAGING = TOP / "packaging"
@@ -36,7 +38,7 @@ def module(name: str) -> ModuleType:
     return made
 
 
-manual, dependencies = module("manual"), module("dependencies")
+manual, dependencies, elsewhere = module("manual"), module("dependencies"), module("elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,38 @@ def test_the_services_are_confined(unit: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_package_for_another_release_is_built_of_the_checkout_as_it_is_now(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "bpf").mkdir(parents=True)
+    for name in ("kept", "gone", "bpf/changed"):
+        (checkout / name).write_text("old")
+    (checkout / "run").write_text("#!/bin/sh\n")
+    (checkout / "run").chmod(0o755)
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=checkout, check=True)
+    (checkout / "bpf/changed").write_text("new")
+    (checkout / "gone").unlink()
+    for name in ("bpf/programs.json", "not in git"):
+        (checkout / name).write_text("made here")
+    elsewhere.copy_sources(checkout, tmp_path / "copy")
+    found = {str(path.relative_to(tmp_path / "copy")): path.read_text() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    assert found == {"kept": "old", "bpf/changed": "new", "run": "#!/bin/sh\n", "bpf/programs.json": "made here"}
+    assert os.access(tmp_path / "copy/run", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("name", "release"), [("uaptrace_0.1.0~deb13u1_amd64.deb", "trixie"), ("uaptrace_2.0~deb12u3_amd64.deb", "bookworm")]
+)
+def test_a_packages_name_says_which_release_it_is_for(name: str, release: str) -> None:
+    assert trees.package_release(name) == release
+
+
+@pytest.mark.parametrize("name", ["uaptrace_0.1.0_amd64.deb", "uaptrace_0.1.0~deb99u1_amd64.deb"])
+def test_a_package_of_no_known_release_is_refused(name: str) -> None:
+    with pytest.raises(HostError, match="no such release"):
+        trees.package_release(name)
+
+
 def test_two_builds_of_the_wheel_are_the_same_bytes(tmp_path: Path) -> None:
     """Whoever builds it again can tell that what was shipped is what is in the source, wherever it is built."""
     tracked = subprocess.run(["git", "ls-files"], cwd=TOP, check=True, capture_output=True, text=True).stdout.splitlines()

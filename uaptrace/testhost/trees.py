@@ -81,8 +81,8 @@ def _make(name: str, needs: list[str], final: Path) -> None:
         name="debootstrap",
     )
     note("tree", f"Debian {name}: uaptrace's dependencies")
-    _in_tree(work, ["python3", "-m", "venv", "--system-site-packages", f"/{VENV}"])
-    _in_tree(work, [f"/{VENV}/bin/pip", "install", "--quiet", "--no-cache-dir", *needs])
+    in_tree(work, ["python3", "-m", "venv", "--system-site-packages", f"/{VENV}"])
+    in_tree(work, [f"/{VENV}/bin/pip", "install", "--quiet", "--no-cache-dir", *needs])
     # uaptrace is found in the checkout, which kernel/guest puts on the path of this Python.
     command = work / VENV / "bin/uaptrace"
     command.write_text(f"#!/{VENV}/bin/python\nimport sys\n\nfrom uaptrace.cli import main\n\nsys.exit(main())\n")
@@ -92,15 +92,20 @@ def _make(name: str, needs: list[str], final: Path) -> None:
     work.rename(final)
 
 
-def system_tree(package: Path, checkout: Path, root: Path) -> Path:
-    """A tree of this machine's release at ``root`` that boots with systemd, with a Debian package of uaptrace installed; root only.
-    Made anew each time. HostError where it cannot be made."""
-    release = _own_release(Path("/etc/os-release").read_text())
-    base = tree(release, checkout)
-    note("tree", f"Debian {release}: systemd and {package.name}")
+def copied_tree(release: str, checkout: Path, root: Path) -> Path:
+    """A tree of that release at ``root``, without uaptrace's dependencies, to be changed; root only. HostError where it cannot be made."""
     # Device nodes are copied as such: shutil would read them.
-    run([need("cp", "coreutils"), "--archive", str(base), str(root)])
+    run([need("cp", "coreutils"), "--archive", str(tree(release, checkout)), str(root)])
     shutil.rmtree(root / VENV)
+    return root
+
+
+def system_tree(package: Path, checkout: Path, root: Path) -> Path:
+    """A tree at ``root`` that boots with systemd, with a Debian package of uaptrace installed, of the release that the package is for;
+    root only. Made anew each time. HostError where it cannot be made."""
+    release = package_release(package.name)
+    copied_tree(release, checkout, root)
+    note("tree", f"Debian {release}: systemd and {package.name}")
     shutil.copy(package, root / "root/uaptrace.deb")
     # The services are for the guest's systemd, not for this machine's.
     policy = root / "usr/sbin/policy-rc.d"
@@ -108,19 +113,19 @@ def system_tree(package: Path, checkout: Path, root: Path) -> Path:
     policy.chmod(0o755)
     # Nobody who installs the package has to have the compiler.
     for command in ("update", "purge python3-bpfcc libbpfcc", f"install --no-install-recommends {SYSTEM_PACKAGES} /root/uaptrace.deb"):
-        _in_tree(root, ["sh", "-c", f"DEBIAN_FRONTEND=noninteractive apt-get -q -y {command} >&2"])
+        in_tree(root, ["sh", "-c", f"DEBIAN_FRONTEND=noninteractive apt-get -q -y {command} >&2"])
     policy.unlink()
     (root / "root/uaptrace.deb").unlink()
     return root
 
 
-def _own_release(os_release: str) -> str:
-    """The code name in the text of /etc/os-release. HostError: none of those that are known."""
-    fields = dict(line.partition("=")[::2] for line in os_release.splitlines())
-    return release_name(fields.get("VERSION_CODENAME", "").strip('"') or "unknown")
+def package_release(name: str) -> str:
+    """The code name of the release that a package is for, from the name that build-deb gave its file. HostError: none that is known."""
+    found = re.search(r"~deb(\d+)u", name)
+    return release_name(found[1] if found else name)
 
 
-def _in_tree(root: Path, command: list[str]) -> None:
+def in_tree(root: Path, command: list[str]) -> None:
     """Run a command in the tree with this machine's way to the package index.
 
     The files are mounted in a mount namespace of the command's own: nothing of this machine stays in the tree, and no mount is left
