@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What the virtual environment and the tests take from the distribution. bcc is seen only by the distribution's own interpreter.
-PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus chromium nodejs npm optipng
+PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libbpf-dev bpftool gcc tmux kmod prometheus prometheus-alertmanager victoria-metrics chromium nodejs npm optipng
 
 # Python without a suffix.
 SCRIPTS := kernel/boot kernel/guest kernel/run kernel/source kernel/tree kernel/workload

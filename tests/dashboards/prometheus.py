@@ -14,13 +14,15 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 START_LIMIT_S = 60.0
+_PACKAGES: Final = {"promtool": "prometheus", "vmalert": "victoria-metrics"}
+"""Debian's, where they are not called as the program."""
 
 
 class Prometheus:
@@ -58,7 +60,7 @@ def find(program: str) -> str:
     """Path of a program; an error that says which package has it."""
     path = shutil.which(program)
     if path is None:
-        raise FileNotFoundError(f"{program} is not installed: apt-get install {'chromium' if program == 'chromium' else 'prometheus'}")
+        raise FileNotFoundError(f"{program} is not installed: apt-get install {_PACKAGES.get(program, program)}")
     return path
 
 

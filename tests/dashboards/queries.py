@@ -96,6 +96,14 @@ def macros(range_s: int, step_s: int, scrape_interval_s: int) -> dict[str, str]:
     }
 
 
+def all_value(dashboard: Mapping[str, Any]) -> str:
+    """What Grafana puts in for ``$instance`` where all hosts are chosen. ValueError: a list of them all."""
+    (variable,) = [one for one in dashboard["templating"]["list"] if one["name"] == "instance"]
+    if not variable.get("allValue"):
+        raise ValueError(f"{dashboard['uid']} names every host in every query")
+    return str(variable["allValue"])
+
+
 def as_matcher(values: Sequence[str]) -> str:
     """Values of a multi-value variable as the regular expression that Grafana's Prometheus data source makes of them.
 

@@ -224,6 +224,10 @@ class SimulatedHost:
             self._emit(Kind.SPLIT, region * PAGES_PER_2M, PAGES_PER_2M, tgid, stack, before=M2, after=K4)
             self._count(Counter.SPLIT_2M)
 
+    def fail_to_hide(self) -> None:
+        """A set_direct_map_invalid_noflush() that returned an error."""
+        self._count(Counter.SET_INVALID, Counter.SET_INVALID_FAILED)
+
     def _count(self, *counters: int) -> None:
         for counter in counters:
             self.words[counter] += 1
@@ -269,8 +273,8 @@ class SimulatedHost:
         self.words[Counter.EMITTED + row[9]] += 1
 
 
-def host_updates(*, series: bool = True, seconds: int = 12, seed: int = 1, rate: int = 150) -> list[Update]:
-    """A workload of ``seconds``: faults, frees, memory pressure, modules and BPF programs."""
+def host_updates(*, series: bool = True, seconds: int = 12, seed: int = 1, rate: int = 150, failing: bool = False) -> list[Update]:
+    """A workload of ``seconds``: faults, frees, memory pressure, modules and BPF programs; ``failing``: a call fails in each."""
     host = SimulatedHost(series=series, seed=seed)
     told: list[Update] = list(host.begin())
     for second in range(seconds):
@@ -284,6 +288,8 @@ def host_updates(*, series: bool = True, seconds: int = 12, seed: int = 1, rate:
         if second % 6 == 5:
             host.free_some(10**9)
             host.shrink()
+        if failing:
+            host.fail_to_hide()
         told.append(host.records())
         host.now_ns = max(end_ns, host.now_ns)
         told.append(host.counters())

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.command_fuzz import COMMANDS, cases, run
 from tests.unit.nobody import as_nobody
 
-NUMBER = int(os.environ.get("UAPTRACE_FUZZ_CASES", "900"))
+NUMBER = int(os.environ.get("UAPTRACE_FUZZ_CASES", "540"))
 SEED = int(os.environ.get("UAPTRACE_FUZZ_SEED", "1"))
 
 
