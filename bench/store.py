@@ -47,13 +47,13 @@ class Server:
     url: str
     pid: int
 
-    def metric(self, name: str) -> float:
-        """Sum of a metric of its own over all labels. KeyError: it has none of that name."""
+    def metric(self, name: str, labels: str = "") -> float:
+        """Sum of a metric of its own over all its series with these labels (a regular expression). KeyError: there is none."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             text = answer.read().decode()
-        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", text, re.MULTILINE)
+        found = re.findall(rf"^{name}(?:\{{.*{labels}.*\}})? (\S+)", text, re.MULTILINE)
         if not found:
-            raise KeyError(name)
+            raise KeyError(f"{name} {labels}")
         return sum(map(float, found))
 
 
@@ -204,6 +204,7 @@ class Measured:
     nr_samples: float
     sent_bytes: float
     stored_bytes: float
+    index_bytes: float
     nr_series: float
     store_mb: float
     agent_mb: float
@@ -243,8 +244,9 @@ def measure(nr_hosts: int, seconds: float, interval_s: int) -> Measured:
             seconds=passed,
             nr_samples=agent.metric("prometheus_remote_storage_samples_total"),
             sent_bytes=agent.metric("prometheus_remote_storage_bytes_total"),
-            stored_bytes=store.metric("vm_data_size_bytes"),
-            nr_series=store.metric('vm_cache_entries{type="storage/hour_metric_ids"}'),
+            stored_bytes=store.metric("vm_data_size_bytes", 'type="storage/'),
+            index_bytes=store.metric("vm_data_size_bytes", 'type="indexdb'),
+            nr_series=store.metric("vm_cache_entries", 'type="storage/hour_metric_ids"'),
             store_mb=resident_mb(store.pid),
             agent_mb=resident_mb(agent.pid),
             failed=agent.metric("prometheus_remote_storage_samples_failed_total"),
@@ -266,6 +268,7 @@ def rows(found: Measured, interval_s: int) -> list[tuple[str, str]]:
         ("remote write, of a host and a day", f"{found.sent_bytes * day / 1e6:.1f} MB"),
         ("series in the store, rules included", f"{found.nr_series:.0f}"),
         ("store: on disk, bytes of a sample", f"{found.stored_bytes / found.nr_samples:.2f}"),
+        ("store: index, bytes of a series", f"{found.index_bytes / found.nr_series:.0f}"),
         ("store: resident", f"{found.store_mb:.0f} MB"),
         ("agent: resident", f"{found.agent_mb:.0f} MB"),
         ("fleet dashboard: slowest of its expressions", f"{slowest.seconds:.2f} s ({slowest.name})"),

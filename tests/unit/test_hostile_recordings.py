@@ -137,12 +137,15 @@ def test_a_recording_that_cannot_be_played_on_says_so_each_time_it_is_asked() ->
 def test_what_a_live_kernel_may_say_is_not_refused(tmp_path: Path) -> None:
     """Blocks that moved while they were read, and a request for more than there is."""
     moving = CacheReading(1, 2, np.array([0, 4, 7]), np.array([3, 3, 11], np.uint8), None, None, None, False)
+    # Written by recorders that did not look whether blocks overlap before they called it one moment.
+    overlapping = CacheReading(3, 4, np.array([512, 768]), np.array([9, 8], np.uint8), None, None, None, True)
     failed = np.zeros(1, RECORD)
     failed["kind"], failed["order"], failed["nr_pages"], failed["flags"] = Kind.ALLOC, 12, 4096, Flag.FAILED
     path = tmp_path / "live.rec"
     with RecordingWriter(path, sync=False) as writer:
-        for update in (Start(HostInfo(has_series=True), (), 1, 1.0, frozenset()), moving, Records(failed)):
+        for update in (Start(HostInfo(has_series=True), (), 1, 1.0, frozenset()), moving, overlapping, Records(failed)):
             writer.write(update)
+    assert [update.atomic for update in read_updates(path) if isinstance(update, CacheReading)] == [False, False]
     with contextlib.closing(ReplaySource(path, None, budget_s=None)) as source:
         snapshot = source.latest()
     assert snapshot is not None

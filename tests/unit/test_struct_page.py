@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M
-from uaptrace.kernel.struct_page import PAGE_TYPE_BASE, PG_UNMAPPED, page_layout, read_free_blocks
+from uaptrace.kernel.struct_page import PAGE_TYPE_BASE, PG_UNMAPPED, page_layout, read_free_blocks, steady_read
 
 VMEMMAP = 0xFFD4000000000000
 SIZE, PAGE_TYPE, PRIVATE = 64, 48, 40
@@ -55,3 +55,42 @@ def test_a_region_without_memory_has_none() -> None:
     assert layout is not None
     pfns, _ = read_free_blocks(StructPages(PAGES_PER_2M, {7: 0}), layout, [0, 1, 5])
     assert pfns.tolist() == [7]
+
+
+def blocks(*pairs: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    return np.array([pfn for pfn, _ in pairs], np.int64), np.array([order for _, order in pairs], np.uint8)
+
+
+WHOLE, HALVES = blocks((512, 9)), blocks((512, 8), (768, 8))
+TORN = blocks((512, 9), (768, 8))
+"""The first page read before a free merged the two halves, the other after it."""
+
+
+def row(*orders: int) -> tuple[int, ...]:
+    return tuple(np.bincount(np.array(orders, np.int64), minlength=11).tolist())
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        ([(*WHOLE, row(9))], (*WHOLE, True)),
+        # A call that began before the first reading and is in the middle of it: no counter moves.
+        ([(*TORN, row(9)), (*WHOLE, row(9))], (*WHOLE, True)),
+        ([(*HALVES, row(9)), (*WHOLE, row(9))], (*WHOLE, True)),
+        ([(*TORN, None), (*TORN, None), (*TORN, None)], (*TORN, False)),
+        # A row that is wrong by itself is found by whoever compares, and does not keep the state inexact.
+        ([(*HALVES, row(9))] * 3, (*HALVES, True)),
+        ([(*blocks(), row())], (*blocks(), True)),
+        ([(*blocks((4, 3)), row(3)), (*blocks((8, 3)), row(3))], (*blocks((8, 3)), True)),
+    ],
+)
+def test_what_is_read_within_a_call_is_read_again(readings: list[object], expected: tuple[object, ...]) -> None:
+    left = iter(readings)
+    pfns, orders, is_one_moment = steady_read(lambda: 7, lambda: next(left), 3)  # type: ignore[arg-type, return-value]
+    assert (pfns.tolist(), orders.tolist(), is_one_moment) == (expected[0].tolist(), expected[1].tolist(), expected[2])  # type: ignore[attr-defined]
+    assert next(left, None) is None
+
+
+def test_what_is_read_while_calls_are_counted_is_not_one_moment() -> None:
+    calls = iter(range(100))
+    assert not steady_read(lambda: next(calls), lambda: (*WHOLE, row(9)), 3)[2]

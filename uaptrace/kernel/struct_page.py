@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M
 from uaptrace.kernel.kcore import KernelMemory, read_u64
+from uaptrace.model.updates import blocks_fit
 
 PAGE_TYPE_BASE: Final = 0xF0000000
 PG_UNMAPPED: Final = 0x00000800
@@ -136,13 +137,21 @@ class PageblockBits:
 
 
 def steady_read(
-    count: Callable[[], int], read: Callable[[], tuple[NDArray[np.int64], NDArray[np.uint8]]], tries: int
+    count: Callable[[], int],
+    read: Callable[[], tuple[NDArray[np.int64], NDArray[np.uint8], tuple[int, ...] | None]],
+    tries: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], bool]:
-    """Read until ``count`` (of cache operations) was the same before and after: then it is one moment. At most ``tries`` times."""
-    pfns, orders = np.empty(0, np.int64), np.empty(0, np.uint8)
+    """Read until it is one moment: ``count`` (of cache operations) was the same before and after, and what was read can be true.
+
+    ``read`` gives (pfns, orders, debugfs's row of free blocks). A call that began before the reading and ends after it is counted
+    neither before nor after, and moves blocks meanwhile. So blocks that overlap are never of one moment; where they only are others
+    than the row says it is tried again, at most ``tries`` times in all, and the last reading stands: the row itself may be wrong.
+    """
+    pfns, orders, is_one_moment = np.empty(0, np.int64), np.empty(0, np.uint8), False
     for _ in range(tries):
         before = count()
-        pfns, orders = read()
-        if count() == before:
-            return pfns, orders, True
-    return pfns, orders, False
+        pfns, orders, row = read()
+        is_one_moment = count() == before and blocks_fit(pfns, orders)
+        if is_one_moment and (row is None or tuple(np.bincount(orders, minlength=NR_ORDERS).tolist()) == row):
+            break
+    return pfns, orders, is_one_moment

@@ -102,6 +102,13 @@ class CacheReading:
     atomic: bool
 
 
+def blocks_fit(pfns: NDArray[np.int64], orders: NDArray[np.uint8]) -> bool:
+    """Whether free blocks are aligned and no two have a page in common, as is so at any one moment. Arguments as in CacheReading."""
+    at = np.argsort(pfns)
+    first, sizes = pfns[at], np.int64(1) << orders[at].astype(np.int64)
+    return not (first & (sizes - 1)).any() and bool((first[:-1] + sizes[:-1] <= first[1:]).all())
+
+
 @dataclass(frozen=True, slots=True)
 class CountersReading:
     """Kernel-side counters and the kernel's own figures, read together.

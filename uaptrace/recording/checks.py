@@ -281,7 +281,7 @@ def check_pages(what: str, pages: NDArray[np.uint8]) -> None:
 
 
 def check_blocks(what: str, pfns: NDArray[np.int64], orders: NDArray[np.uint8]) -> None:
-    """Free blocks: of orders that there are, aligned, apart from each other, and within what there is."""
+    """Free blocks: of orders that there are, aligned, and within what there is."""
     if not len(pfns):
         return
     if int(orders.max()) >= NR_ORDERS:
@@ -290,9 +290,6 @@ def check_blocks(what: str, pfns: NDArray[np.int64], orders: NDArray[np.uint8]) 
     if int(pfns.min()) < 0 or int(pfns.max()) >= MAX_PFN or (pfns & (sizes - 1)).any():
         bad = (pfns < 0) | (pfns >= MAX_PFN) | ((pfns & (sizes - 1)) != 0)
         raise BadValueError(f"{what}: page {int(pfns[bad][0])} cannot begin a block")
-    at = np.argsort(pfns)
-    if (pfns[at][:-1] + sizes[at][:-1] > pfns[at][1:]).any():
-        raise BadValueError(f"{what}: two blocks have the same page")
 
 
 def check_words(what: str, words: NDArray[np.uint64]) -> None:

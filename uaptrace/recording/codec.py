@@ -16,7 +16,7 @@ from uaptrace.abi.units import MAX_REGIONS, PAGES_PER_2M, Level
 from uaptrace.model.hook_status import HookStatus
 from uaptrace.model.snapshot import HostInfo
 from uaptrace.model.tlb import MAX_TLB_ENTRIES, MAX_TLB_LEVEL, MAX_TLB_PARTS, TlbPart
-from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update
+from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapReading, Start, Symbols, Update, blocks_fit
 from uaptrace.recording import schema
 from uaptrace.recording.checks import (
     MAX_ADDRESS,
@@ -277,6 +277,8 @@ def _cache_reading(said: Said, data: Data) -> CacheReading:
     if atomic:
         # What is read while blocks move is of several moments, and nothing is concluded from it.
         check_blocks(said.what, pfns, orders)
+        # A recorder wrote such readings as of one moment, before it looked at this.
+        atomic = blocks_fit(pfns, orders)
     return CacheReading(
         begin_ns=said.integer("begin_ns"),
         end_ns=said.integer("end_ns"),

@@ -41,6 +41,7 @@ from uaptrace.model.updates import CacheReading, Cgroups, CountersReading, MapRe
 from uaptrace.session.hook_switches import HookSwitches
 
 CACHE_OPERATIONS: Final = (
+    Counter.CACHE_ENTERED,
     Counter.CACHE_ALLOC,
     Counter.CACHE_REFILL,
     Counter.CACHE_FREE,
@@ -183,10 +184,10 @@ class LiveSource:
         begin = time.monotonic_ns()
         rows: list[CacheRows | None] = [None]
 
-        def read() -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        def read() -> tuple[NDArray[np.int64], NDArray[np.uint8], tuple[int, ...] | None]:
             blocks = read_free_blocks(self._memory, layout, wanted)
             rows[0] = self._rows()
-            return blocks
+            return *blocks, rows[0].free if rows[0] else None
 
         drained = self._ring.used_bytes == 0
         pfns, orders, atomic = steady_read(self._cache_operations, read, _STEADY_TRIES)
