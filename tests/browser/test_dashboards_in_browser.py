@@ -86,6 +86,13 @@ def test_fleet_is_worst_first_with_links_to_the_hosts(rendered: Rendered) -> Non
     assert all("from=" in link and "to=" in link for link in table["links"])
 
 
+def test_a_fleet_is_asked_for_as_a_whole_and_not_host_by_host(rendered: Rendered) -> None:
+    asked = [query["expr"] for query in rendered.outcomes["uaptrace-fleet"]["report"]["queries"]]
+    assert len(asked) > 10
+    assert not [expr for expr in asked if "db-2" in expr]
+    assert any('instance=~".+"' in expr for expr in asked)
+
+
 def test_the_judge_finds_every_fault_of_a_broken_dashboard(rendered: Rendered) -> None:
     found = judge.faults("broken", rendered.outcomes["broken"])
     for expected in (

@@ -5,11 +5,17 @@ import { LoadedPanel } from './scene';
 import { isKnownPanel } from './panels';
 import { queryLog } from './query';
 
+/** As it is put into a query: "all", where the dashboard says what that is, is an object that knows its scene. */
+function valueOf(variable: any) {
+  const value = variable.getValue();
+  return typeof value?.formatter === 'function' ? value.formatter() : value;
+}
+
 export function makeReport(scene: any, panels: LoadedPanel[], layers: any[]) {
   return {
     variables: sceneGraph.getVariables(scene).state.variables.map((variable: any) => ({
       name: variable.state.name,
-      value: variable.getValue(),
+      value: valueOf(variable),
       options: variable.state.options?.length ?? null,
       loading: !!variable.state.loading,
       error: variable.state.error ? String(variable.state.error.message ?? variable.state.error) : null,
