@@ -83,6 +83,6 @@ deb: setup
 	packaging/build-deb dist $(RELEASE)
 
 # The package as a user installs it, on hosts of their own in QEMU, one for each kernel: sudo make test-package RELEASE=13 KERNELS='6.12 7.3'
-# Root only, 10 to 20 minutes a kernel.
+# Root only; a kernel took 37 minutes beside other work.
 test-package: setup packages deb
 	UAPTRACE_TEST_PACKAGE=$$(ls -t dist/*.deb | head -1) UAPTRACE_TEST_KERNELS='$(KERNELS)' $(BIN)/pytest packaging/tests -s $(PYTEST_ARGS)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.dashboards.prometheus import Prometheus, find, free_port
+from tests.dashboards.prometheus import Prometheus, free_port, started
 from tests.unit.simulated_host import host_updates
 from uaptrace.exporter.server import Server, serve
 from uaptrace.model.snapshot import Snapshot
@@ -89,30 +88,15 @@ def start_prometheus(folder: Path, servers: dict[str, Server], stack: ExitStack)
     port = free_port()
     config["scrape_configs"].append({"job_name": "prometheus", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    log = stack.enter_context((folder / "prometheus.log").open("wb"))
-    process = subprocess.Popen(
-        [
-            find("prometheus"),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--web.enable-admin-api",
-        ],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    stack.callback(process.wait, 30)
-    stack.callback(process.terminate)
+    arguments = [
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--web.enable-admin-api",
+    ]
     prometheus = Prometheus(f"http://127.0.0.1:{port}")
-    end = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{prometheus.url}/-/ready", timeout=5).close()
-            return prometheus
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit("prometheus did not start:\n" + (folder / "prometheus.log").read_text()[-2000:]) from None
-            time.sleep(0.1)
+    stack.enter_context(started("prometheus", arguments, folder, f"{prometheus.url}/-/ready"))
+    return prometheus
 
 
 def number(prometheus: Prometheus, query: str) -> float:
@@ -205,7 +189,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="how long Prometheus scrapes")
     parser.add_argument("--recording", type=Path, help="replay this instead of simulated hosts")
     arguments = parser.parse_args()
-    rows, good = measure(arguments.hosts, arguments.seconds, arguments.recording)
+    try:
+        rows, good = measure(arguments.hosts, arguments.seconds, arguments.recording)
+    except (RuntimeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"| {name:{width}} | {value} |" for name, value in rows))
     if not good:

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from bench.fleet import ROOT, Host, resident_mb, workloads
 from tests.dashboards import queries
-from tests.dashboards.prometheus import Prometheus, find, free_port
+from tests.dashboards.prometheus import Prometheus, free_port, started
 from tests.unit.simulated_host import host_updates
 from uaptrace.exporter.server import serve
 
-START_LIMIT_S = 60.0
 ALERT_LIMIT_S = 300.0
 """For an alert to come through, after the time that is measured."""
 DASHBOARD = "uaptrace-fleet"
@@ -47,14 +46,15 @@ class Server:
     url: str
     pid: int
 
-    def metric(self, name: str, labels: str = "") -> float:
-        """Sum of a metric of its own over all its series with these labels (a regular expression). KeyError: there is none."""
+    def metric(self, name: str, type_prefix: str = "") -> float:
+        """Sum of a metric of its own over all its series, or those whose label ``type`` begins so. KeyError: there is none."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        found = re.findall(rf"^{name}(?:\{{.*{labels}.*\}})? (\S+)", text, re.MULTILINE)
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        found = [sample.value for sample in samples if sample.labels.get("type", "").startswith(type_prefix)]
         if not found:
-            raise KeyError(f"{name} {labels}")
-        return sum(map(float, found))
+            raise KeyError(f"{name} {type_prefix}")
+        return sum(found)
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,10 @@ class _Notified(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@contextmanager
-def running(name: str, folder: Path, arguments: Sequence[str], port: int, ready: str) -> Iterator[Server]:
-    """A program until the block ends. RuntimeError where it does not start."""
-    log = folder / f"{name}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen([find(name), *arguments], stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-    server = Server(f"http://127.0.0.1:{port}", process.pid)
-    try:
-        limit = time.monotonic() + START_LIMIT_S
-        while True:
-            try:
-                urllib.request.urlopen(f"{server.url}{ready}", timeout=5).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > limit:
-                    raise RuntimeError(f"{name} did not start:\n{log.read_text()[-2000:]}") from None
-                time.sleep(0.1)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
+def start(program: str, arguments: Sequence[str], folder: Path, port: int, ready: str, stack: ExitStack) -> Server:
+    """A program until the stack is unwound; errors are those of started()."""
+    url = f"http://127.0.0.1:{port}"
+    return Server(url, stack.enter_context(started(program, arguments, folder, f"{url}{ready}")))
 
 
 def start_store(folder: Path, stack: ExitStack) -> Server:
@@ -119,7 +102,7 @@ def start_store(folder: Path, stack: ExitStack) -> Server:
         "-search.latencyOffset=1s",
         "-search.disableCache",
     ]
-    return stack.enter_context(running("victoria-metrics", folder, arguments, port, "/health"))
+    return start("victoria-metrics", arguments, folder, port, "/health", stack)
 
 
 def start_agent(folder: Path, targets: dict[str, str], store: Server, interval_s: int, stack: ExitStack) -> Server:
@@ -139,11 +122,11 @@ def start_agent(folder: Path, targets: dict[str, str], store: Server, interval_s
         f"--storage.agent.path={folder / 'agent'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    return stack.enter_context(running("prometheus", folder, arguments, port, "/-/ready"))
+    return start("prometheus", arguments, folder, port, "/-/ready", stack)
 
 
-def start_alerting(folder: Path, store: Server, receiver: Receiver, stack: ExitStack) -> Server:
-    """vmalert over the rules of this repository, and Alertmanager, which tells ``receiver``. Returns vmalert."""
+def start_alerting(folder: Path, store: Server, receiver: Receiver, stack: ExitStack) -> None:
+    """vmalert over the rules of this repository, and Alertmanager, which tells ``receiver``."""
     hook = f"http://127.0.0.1:{receiver.server_port}/"
     route = {"receiver": "bench", "group_by": ["alertname"], "group_wait": "1s", "group_interval": "5s"}
     config = {"route": route, "receivers": [{"name": "bench", "webhook_configs": [{"url": hook}]}]}
@@ -156,7 +139,7 @@ def start_alerting(folder: Path, store: Server, receiver: Receiver, stack: ExitS
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",
     ]
-    alertmanager = stack.enter_context(running("prometheus-alertmanager", folder, arguments, port, "/-/ready"))
+    alertmanager = start("prometheus-alertmanager", arguments, folder, port, "/-/ready", stack)
     port = free_port()
     rules = [f"-rule={ROOT / 'grafana/prometheus' / name}" for name in ("uaptrace.rules.yml", "uaptrace.alerts.yml")]
     arguments = [
@@ -167,7 +150,7 @@ def start_alerting(folder: Path, store: Server, receiver: Receiver, stack: ExitS
         f"-notifier.url={alertmanager.url}",
         f"-httpListenAddr=127.0.0.1:{port}",
     ]
-    return stack.enter_context(running("vmalert", folder, arguments, port, "/health"))
+    start("vmalert", arguments, folder, port, "/health", stack)
 
 
 def ask_panels(store: Server, begin_s: float, end_s: float, interval_s: int) -> list[Panel]:
@@ -244,9 +227,9 @@ def measure(nr_hosts: int, seconds: float, interval_s: int) -> Measured:
             seconds=passed,
             nr_samples=agent.metric("prometheus_remote_storage_samples_total"),
             sent_bytes=agent.metric("prometheus_remote_storage_bytes_total"),
-            stored_bytes=store.metric("vm_data_size_bytes", 'type="storage/'),
-            index_bytes=store.metric("vm_data_size_bytes", 'type="indexdb'),
-            nr_series=store.metric("vm_cache_entries", 'type="storage/hour_metric_ids"'),
+            stored_bytes=store.metric("vm_data_size_bytes", "storage/"),
+            index_bytes=store.metric("vm_data_size_bytes", "indexdb"),
+            nr_series=store.metric("vm_cache_entries", "storage/hour_metric_ids"),
             store_mb=resident_mb(store.pid),
             agent_mb=resident_mb(agent.pid),
             failed=agent.metric("prometheus_remote_storage_samples_failed_total"),
@@ -282,7 +265,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long the agent scrapes")
     parser.add_argument("--interval", type=int, default=30, help="seconds between two scrapes of a host")
     arguments = parser.parse_args()
-    table = rows(measure(arguments.hosts, arguments.seconds, arguments.interval), arguments.interval)
+    try:
+        table = rows(measure(arguments.hosts, arguments.seconds, arguments.interval), arguments.interval)
+    except (RuntimeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
     width = max(len(name) for name, _ in table)
     print("\n".join(f"| {name:{width}} | {value} |" for name, value in table))
     return 0

@@ -81,41 +81,47 @@ def running(directory: Path, scrape: Mapping[str, str] | None = None, scrape_int
     }
     # JSON is YAML.
     (directory / "prometheus.yml").write_text(json.dumps(config))
-    log = (directory / "prometheus.log").open("wb")
-    process = subprocess.Popen(
-        [
-            find("prometheus"),
-            f"--config.file={directory / 'prometheus.yml'}",
-            f"--storage.tsdb.path={directory / 'data'}",
-            # A recording may be years old.
-            "--storage.tsdb.retention.time=100y",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    server = Prometheus(f"http://127.0.0.1:{port}")
+    arguments = [
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        # A recording may be years old.
+        "--storage.tsdb.retention.time=100y",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    url = f"http://127.0.0.1:{port}"
+    with started("prometheus", arguments, directory, f"{url}/-/ready"):
+        yield Prometheus(url)
+
+
+@contextmanager
+def started(program: str, arguments: Sequence[str], directory: Path, ready: str) -> Iterator[int]:
+    """The PID of a program that runs until the block ends, once the address ``ready`` answers; its log is in the directory.
+
+    RuntimeError where it does not start, FileNotFoundError where it is not installed.
+    """
+    log = directory / f"{program}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([find(program), *arguments], stdout=out, stderr=subprocess.STDOUT, cwd=directory)
     try:
-        _wait_ready(server, process, directory / "prometheus.log")
-        yield server
+        _wait_ready(program, ready, process, log)
+        yield process.pid
     finally:
         process.terminate()
         process.wait(30)
-        log.close()
 
 
-def _wait_ready(server: Prometheus, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_ready(program: str, ready: str, process: subprocess.Popen[bytes], log: Path) -> None:
     limit = time.monotonic() + START_LIMIT_S
     while time.monotonic() < limit:
         if process.poll() is not None:
             break
         try:
-            urllib.request.urlopen(f"{server.url}/-/ready", timeout=5).close()
+            urllib.request.urlopen(ready, timeout=5).close()
         except OSError:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"prometheus did not start:\n{log.read_text()[-2000:]}")
+    raise RuntimeError(f"{program} did not start:\n{log.read_text()[-2000:]}")
 
 
 class _Collected(Collector):

@@ -111,7 +111,6 @@ def test_the_services_are_confined(unit: Path) -> None:
         assert capability not in service["CapabilityBoundingSet"].split()
 
 
-@pytest.mark.slow
 def test_a_package_for_another_release_is_built_of_the_checkout_as_it_is_now(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     (checkout / "bpf").mkdir(parents=True)
@@ -144,6 +143,7 @@ def test_a_package_of_no_known_release_is_refused(name: str) -> None:
         trees.package_release(name)
 
 
+@pytest.mark.slow
 def test_two_builds_of_the_wheel_are_the_same_bytes(tmp_path: Path) -> None:
     """Whoever builds it again can tell that what was shipped is what is in the source, wherever it is built."""
     tracked = subprocess.run(["git", "ls-files"], cwd=TOP, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import children
 from uaptrace.abi.errors import UsageError
 from uaptrace.commands.ready import ready_file
 from uaptrace.process.privileges import die_with_parent, threads, what_is_left
@@ -23,11 +24,6 @@ USER = 1000
 
 def python(source: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
-
-
-def children() -> set[int]:
-    """PIDs of this process's children, zombies too: other tests of the same process have servers that run on."""
-    return {int(pid) for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()}
 
 
 @needs_root
@@ -154,9 +150,10 @@ def test_why_a_ready_file_cannot_be_made_reaches_the_command(tmp_path: Path) -> 
 
 @needs_root
 def test_nothing_is_left_of_a_ready_file_that_nobody_asks_for(tmp_path: Path) -> None:
-    before, begin = children(), time.monotonic()
+    # Other tests of the same process have servers that run on.
+    before, begin = set(children(os.getpid())), time.monotonic()
     with ready_file(tmp_path / "ready"):
         pass
     assert list(tmp_path.iterdir()) == []
-    assert children() <= before
+    assert set(children(os.getpid())) <= before
     assert time.monotonic() - begin < 30

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M
+from uaptrace.kernel.debugfs import CacheRows
 from uaptrace.kernel.struct_page import PAGE_TYPE_BASE, PG_UNMAPPED, page_layout, read_free_blocks, steady_read
 
 VMEMMAP = 0xFFD4000000000000
@@ -66,8 +67,11 @@ TORN = blocks((512, 9), (768, 8))
 """The first page read before a free merged the two halves, the other after it."""
 
 
-def row(*orders: int) -> tuple[int, ...]:
-    return tuple(np.bincount(np.array(orders, np.int64), minlength=11).tolist())
+def row(*orders: int) -> CacheRows:
+    return CacheRows(tuple(np.bincount(np.array(orders, np.int64), minlength=11).tolist()), (0,) * 11, (0,) * 11)
+
+
+Read = tuple[NDArray[np.int64], NDArray[np.uint8], CacheRows | None]
 
 
 @pytest.mark.parametrize(
@@ -84,13 +88,16 @@ def row(*orders: int) -> tuple[int, ...]:
         ([(*blocks((4, 3)), row(3)), (*blocks((8, 3)), row(3))], (*blocks((8, 3)), True)),
     ],
 )
-def test_what_is_read_within_a_call_is_read_again(readings: list[object], expected: tuple[object, ...]) -> None:
+def test_what_is_read_within_a_call_is_read_again(
+    readings: list[Read], expected: tuple[NDArray[np.int64], NDArray[np.uint8], bool]
+) -> None:
     left = iter(readings)
-    pfns, orders, is_one_moment = steady_read(lambda: 7, lambda: next(left), 3)  # type: ignore[arg-type, return-value]
-    assert (pfns.tolist(), orders.tolist(), is_one_moment) == (expected[0].tolist(), expected[1].tolist(), expected[2])  # type: ignore[attr-defined]
+    pfns, orders, rows, is_one_moment = steady_read(lambda: 7, lambda: next(left), 3)
+    assert (pfns.tolist(), orders.tolist(), is_one_moment) == (expected[0].tolist(), expected[1].tolist(), expected[2])
+    assert rows == readings[-1][2]
     assert next(left, None) is None
 
 
 def test_what_is_read_while_calls_are_counted_is_not_one_moment() -> None:
     calls = iter(range(100))
-    assert not steady_read(lambda: next(calls), lambda: (*WHOLE, row(9)), 3)[2]
+    assert not steady_read(lambda: next(calls), lambda: (*WHOLE, row(9)), 3)[3]

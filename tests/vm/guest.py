@@ -347,16 +347,6 @@ def wait_for(ready: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def children(pid: int) -> list[int]:
-    """Processes whose parent this is. From /proc/*/stat: not every kernel has a list of children."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
-
-
 def programs() -> list[dict[str, Any]]:
     """Tracing programs that the kernel has, by bpftool."""
     said = subprocess.run(["bpftool", "prog", "show", "-j"], capture_output=True, text=True, check=True).stdout

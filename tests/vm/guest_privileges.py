@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.children import children
 from tests.unit.terminal import terminal
-from tests.vm.guest import children, get, programs, wait_for
+from tests.vm.guest import get, programs, wait_for
 from tests.vm.guest_session import UAPTRACE, say
 
 READY = "READY"

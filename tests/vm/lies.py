@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.vm.guest import children, get, kernel_complaints, programs
+from tests.children import children
+from tests.vm.guest import get, kernel_complaints, programs
 from tests.vm.guest_session import TOP, say
 from tests.vm.sabotaged_daemon import LIMIT_S, PORT, URL, Daemon, Truth, until
 from tests.vm.sabotages import SABOTAGES, Sabotage

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M
+from uaptrace.kernel.debugfs import CacheRows
 from uaptrace.kernel.kcore import KernelMemory, read_u64
 from uaptrace.model.updates import blocks_fit
 
@@ -138,20 +139,21 @@ class PageblockBits:
 
 def steady_read(
     count: Callable[[], int],
-    read: Callable[[], tuple[NDArray[np.int64], NDArray[np.uint8], tuple[int, ...] | None]],
+    read: Callable[[], tuple[NDArray[np.int64], NDArray[np.uint8], CacheRows | None]],
     tries: int,
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], bool]:
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], CacheRows | None, bool]:
     """Read until it is one moment: ``count`` (of cache operations) was the same before and after, and what was read can be true.
 
-    ``read`` gives (pfns, orders, debugfs's row of free blocks). A call that began before the reading and ends after it is counted
-    neither before nor after, and moves blocks meanwhile. So blocks that overlap are never of one moment; where they only are others
-    than the row says it is tried again, at most ``tries`` times in all, and the last reading stands: the row itself may be wrong.
+    ``read`` gives (pfns, orders, debugfs's rows). Returns those of the last try, and whether they are of one moment. A call that
+    began before the reading and ends after it is counted neither before nor after, and moves blocks meanwhile. So blocks that overlap
+    are never of one moment; where they only are others than the row of free ones says it is tried again, at most ``tries`` times in
+    all, and the last stands: the row itself may be wrong.
     """
-    pfns, orders, is_one_moment = np.empty(0, np.int64), np.empty(0, np.uint8), False
-    for _ in range(tries):
+    while True:
+        tries -= 1
         before = count()
-        pfns, orders, row = read()
+        pfns, orders, rows = read()
         is_one_moment = count() == before and blocks_fit(pfns, orders)
-        if is_one_moment and (row is None or tuple(np.bincount(orders, minlength=NR_ORDERS).tolist()) == row):
-            break
-    return pfns, orders, is_one_moment
+        as_told = rows is None or tuple(np.bincount(orders, minlength=NR_ORDERS).tolist()) == rows.free
+        if (is_one_moment and as_told) or tries <= 0:
+            return pfns, orders, rows, is_one_moment

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from uaptrace.policies.engine_state import (
-    FREETYPE_UNMAPPED,
     MOVABLE,
     NR_ORDERS,
     PMD,
@@ -144,7 +143,8 @@ def zone_free(s: Engine, page: int, order: int, to_tail: bool) -> None:
             break
         if order >= PMD:
             other = s.block_type[buddy >> PMD]
-            if other != kind and (max(other, kind) == UNMAPPED or max(other, kind) == FREETYPE_UNMAPPED):
+            # From UNMAPPED on they are not mergeable.
+            if other != kind and max(other, kind) >= UNMAPPED:
                 break
         zone_remove(s, buddy)
         page = page & buddy

@@ -15,9 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from uaptrace.abi.events import Counter, Kind
 from uaptrace.abi.wire import frames
 from uaptrace.ebpf.counters import MappedCounters, steady
@@ -182,16 +179,10 @@ class LiveSource:
             return None
         wanted = list(regions)
         begin = time.monotonic_ns()
-        rows: list[CacheRows | None] = [None]
-
-        def read() -> tuple[NDArray[np.int64], NDArray[np.uint8], tuple[int, ...] | None]:
-            blocks = read_free_blocks(self._memory, layout, wanted)
-            rows[0] = self._rows()
-            return *blocks, rows[0].free if rows[0] else None
-
         drained = self._ring.used_bytes == 0
-        pfns, orders, atomic = steady_read(self._cache_operations, read, _STEADY_TRIES)
-        seen = rows[0]
+        pfns, orders, seen, atomic = steady_read(
+            self._cache_operations, lambda: (*read_free_blocks(self._memory, layout, wanted), self._rows()), _STEADY_TRIES
+        )
         return CacheReading(
             begin_ns=begin,
             end_ns=time.monotonic_ns(),
