@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs inside the virtual machine: what each command says when the kernel's verifier refuses one program, or does not compile any.
 
-``python -m tests.vm.refused OUT.json``
+``python -m tests.vm.refused OUT.json COPIES``
 
-The commands run from a copy of the package in which the program that sees splits reads an address without being allowed to: the
-refusal is the verifier's own, on the way that every program takes.
+The commands run from copies of the package that ``copies`` made outside of the guest. In one, the program that sees splits reads an
+address without being allowed to: the refusal is the verifier's own, on the way that every program takes. In the other there is a hook
+more.
 """
 
 from __future__ import annotations
@@ -30,6 +31,18 @@ _LAST_ROW = '"plain count of allocations", counts_alone=(Counter.ALLOC_PAGES,)),
 _NEW_ROW = '    Hook("VFREE", ("vfree",), Need.OPTIONAL, False, "memory that vmalloc() gave goes back"),\n'
 PORT = 9971
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
+
+
+def copies(folder: Path) -> None:
+    """Both, with their programs compiled where this machine lets bcc do so; else the guest compiles them at its first start."""
+    refused, added = folder / "refused", folder / "added"
+    copy_with(refused, "bpf/direct_map.bpf.c", _BEFORE, _REFUSED)
+    copy_with(added, "bpf/shrinker.bpf.c", _LAST_PROGRAM, _LAST_PROGRAM + _NEW_PROGRAM)
+    copy_with(added, "abi/hooks.py", _LAST_ROW, _LAST_ROW + _NEW_ROW)
+    for copy in (refused, added):
+        command = [sys.executable, str(TOP / "packaging/compile_programs.py"), str(copy / "uaptrace/bpf")]
+        subprocess.run(command, cwd="/", env=environment(copy), check=True)
+        shutil.make_archive(str(copy), "tar", copy)  # a guest reads one large file sooner than many small ones
 
 
 def copy_with(folder: Path, file: str, before: str, after: str) -> None:
@@ -68,12 +81,14 @@ def served(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    out = Path(sys.argv[1])
+    out, made = map(Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+        top = Path(name)
+        top.chmod(0o755)
         whole = {"check": run(TOP, "check"), "check_json": run(TOP, "check", "--json"), "verify_json": run(TOP, "verify", "--json")}
-        copy_with(folder, "bpf/direct_map.bpf.c", _BEFORE, _REFUSED)
+        folder, more = top / "refused", top / "added"
+        for copy in (folder, more):
+            shutil.unpack_archive(made / f"{copy.name}.tar", copy)
         refused = {
             "check": run(folder, "check"),
             "check_json": run(folder, "check", "--json"),
@@ -84,10 +99,6 @@ def main() -> None:
             "verify_json": run(folder, "verify", "--json"),
             "serve": served(folder),
         }
-        more = folder / "more"
-        more.mkdir()
-        copy_with(more, "bpf/shrinker.bpf.c", _LAST_PROGRAM, _LAST_PROGRAM + _NEW_PROGRAM)
-        copy_with(more, "abi/hooks.py", _LAST_ROW, _LAST_ROW + _NEW_ROW)
         added = {"check_json": run(more, "check", "--json"), "serve": served(more)}
         JIT.write_text("0")
         without_jit = {"check_json": run(TOP, "check", "--json"), "verify_json": run(TOP, "verify", "--json")}

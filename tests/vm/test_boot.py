@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.conftest import GUEST_LIMIT_S
+from uaptrace.testhost import code_mounts
 
 TOP = Path(__file__).parents[2]
 KERNEL = "debian-6.12"
@@ -80,3 +81,14 @@ def test_a_guest_that_dies_after_the_command_started_is_not_started_again(tmp_pa
 def test_a_command_that_fails_is_no_death(tmp_path: Path) -> None:
     done = boot(tmp_path, command="cat; exit 7", text="in\n")
     assert (done.returncode, done.stdout, starts(tmp_path)) == (7, "in\n", 1)
+
+
+def test_what_a_guest_writes_to_code_stays_in_the_guest(tmp_path: Path) -> None:
+    places = ["/usr/lib/python3", *(str(TOP / name) for name in code_mounts.CHECKOUT)]
+    written = [f"{place}/written-in-a-guest" for place in places]
+    done = boot(tmp_path, command=" ".join(("touch", *written, "&&", "ls", *written, "&&", "cut", "-d' '", "-f2,3", "/proc/mounts")))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[: len(written)] == sorted(written)
+    assert {f"{place} overlay" for place in places} <= set(lines), "without these mounts a guest is several times slower"
+    assert not [name for name in written if Path(name).exists()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import GUEST_LIMIT_S
+from tests.vm.refused import copies
 
 TOP = Path(__file__).parents[2]
 REASON = re.compile(r"R\d invalid mem access 'scalar'")
@@ -26,8 +28,11 @@ def said() -> dict[str, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "result.json"
     out.unlink(missing_ok=True)
+    made = folder / "copies"
+    shutil.rmtree(made, ignore_errors=True)
+    copies(made)
     command = [str(TOP / "kernel/boot"), "--kernel", "debian-6.12", "--timeout", GUEST_LIMIT_S]
-    command += ["--", sys.executable, "-m", "tests.vm.refused", str(out)]
+    command += ["--", sys.executable, "-m", "tests.vm.refused", str(out), str(made)]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, (folder / "log").read_text(errors="replace")[-4000:]

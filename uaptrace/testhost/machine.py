@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import IO, Final
 
-from uaptrace.testhost import images, trees
+from uaptrace.testhost import code_mounts, images, trees
 from uaptrace.testhost.guest_streams import copy, copy_console, feed, feed_terminal
 from uaptrace.testhost.host import CACHE, locked, need, note, run
 
@@ -83,6 +83,10 @@ class Session:
         return self.directory / "console"
 
     @property
+    def mounts(self) -> Path:
+        return self.directory / "mounts"
+
+    @property
     def status(self) -> int | None:
         try:
             return int((self.directory / "status").read_text())
@@ -103,6 +107,7 @@ class Session:
             "venv": str(CHECKOUT / ".venv" if self.root is None else Path("/", trees.VENV)),
         }
         (self.directory / "spec.json").write_text(json.dumps(spec))
+        self.mounts.write_text(code_mounts.guest_script(self.root, CHECKOUT))
 
 
 def file_options(root: Path | None, image: Path, session: Session, writable: list[Path]) -> list[str]:
@@ -145,7 +150,7 @@ def machine_command(args: argparse.Namespace, image: Path, session: Session, std
         command += ["--kopt", argument]
     python = os.path.realpath(sys.executable) if args.root is None else "/usr/bin/python3"
     helper = [python, "-I", str(KERNEL_DIR / "guest"), str(session.directory)]
-    command += ["--script-sh", f"exec {shlex.join(helper)}"]
+    command += ["--script-sh", f"sh {shlex.quote(str(session.mounts))}; exec {shlex.join(helper)}"]
     # the rest of the line is QEMU's: this must come last
     command += [
         "--qemu-opts",
@@ -163,6 +168,7 @@ def machine_command(args: argparse.Namespace, image: Path, session: Session, std
     if args.port_forward:
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in args.port_forward)
         command += ["-device", "virtio-net-pci,netdev=forward,romfile=", "-netdev", f"user,id=forward{forwards}"]
+    command += code_mounts.qemu_options(args.root, CHECKOUT)
     for options in args.qemu_opts:
         command += shlex.split(options)
     return command
