@@ -4,8 +4,6 @@
  * reached the cache, and nothing has to be hooked on the page allocator's own path.
  */
 
-#define UAP_VM_FAULT_LOCKED 0x200	/* enum vm_fault_reason: the fault gave a page */
-
 static __always_inline int secret_fault_enter(u64 vmf)
 {
 	struct uap_context *c = make_context();

@@ -198,7 +198,7 @@ def test_nothing_is_hooked_on_the_page_allocator_unless_asked() -> None:
     assert mechanisms(PageAllocHook.ENTRY, mechanism=KPROBE) == (NONE, KPROBE)
     assert mechanisms(PageAllocHook.CALLERS) == (NONE, NONE)
     for choice, expected in ((PageAllocHook.AUTO, NONE), (PageAllocHook.ENTRY, NONE), (PageAllocHook.CALLERS, FENTRY)):
-        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice, knows_flag=False)}
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=choice, unknown={"gfp_unmapped"})}
         assert plan["SECRETMEM_FAULT"].mechanism == expected, "it does not look at the flag"
     asked = plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.TRACEPOINT, refused={"PAGE_ALLOC": ["no room"]})
     refused = {p.hook.name: p for p in asked}

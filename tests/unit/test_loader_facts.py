@@ -82,11 +82,20 @@ def test_before_gfp_bits_were_enumerators_the_tracepoint_has_the_flag(names: str
 def test_without_the_flag_what_needs_it_is_missing_with_the_reason() -> None:
     symbols = dict.fromkeys(wanted_symbols(), 1)
     for page_alloc, name in ((PageAllocHook.ENTRY, "ALLOC_PAGES"), (PageAllocHook.TRACEPOINT, "PAGE_ALLOC")):
-        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=page_alloc, knows_flag=False)}
+        plan = {p.hook.name: p for p in plan_hooks(symbols, None, lambda _: True, page_alloc=page_alloc, unknown={"gfp_unmapped"})}
         assert plan[name].mechanism == NONE
         assert plan[name].is_missing
         assert "gfp flag" in plan[name].reason
         assert plan["CPA"].mechanism != NONE
+
+
+def test_without_the_value_that_says_that_a_fault_gave_a_page_its_hook_is_missing_with_the_reason() -> None:
+    symbols = dict.fromkeys(wanted_symbols(), 1)
+    asked = plan_hooks(symbols, None, lambda _: True, page_alloc=PageAllocHook.CALLERS, unknown={"vm_fault_locked"})
+    plan = {p.hook.name: p for p in asked}
+    assert (plan["SECRETMEM_FAULT"].mechanism, plan["SECRETMEM_FAULT"].is_missing) == (NONE, True)
+    assert plan["SECRETMEM_FAULT"].reason == "the value of VM_FAULT_LOCKED is not in BTF"
+    assert [p.hook.name for p in plan.values() if p.is_missing] == ["SECRETMEM_FAULT"]
 
 
 @pytest.mark.parametrize(("text", "number"), [("0-3\n", 4), ("0\n", 1), ("0-1,4-7\n", 8), ("0,2", 3), ("", 0), ("no list", 0)])

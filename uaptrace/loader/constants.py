@@ -91,6 +91,7 @@ def read_constants(memory: KernelMemory, symbols: Mapping[str, int], btf: Kernel
         rdonly_cast=btf.function_id("bpf_rdonly_cast") if btf.has_function("bpf_rdonly_cast") else 0,
         page_type=btf.struct_id("page"),
         vm_fault_page=btf.member_offset("vm_fault", "page"),
+        vm_fault_locked=btf.enumerator("VM_FAULT_LOCKED", "vm_fault_reason") or 0,
     )
 
 

@@ -89,7 +89,7 @@ def load_accepted(
             page_alloc=options.page_alloc,
             mechanism=options.mechanism,
             count_flushes=options.count_flushes,
-            knows_flag=bool(constants.gfp_unmapped),
+            unknown=frozenset(name for name in ("gfp_unmapped", "vm_fault_locked") if not getattr(constants, name)),
             refused=refused,
         )
         try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -44,15 +44,15 @@ def plan_hooks(
     page_alloc: PageAllocHook = PageAllocHook.AUTO,
     mechanism: str | None = None,
     count_flushes: bool = False,
-    knows_flag: bool = True,
+    unknown: Set[str] = frozenset(),
     refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[PlannedHook, ...]:
     """Choose for every hook.
 
     ``symbols``: functions that the kernel has; ``attachable``: those that ftrace can hook, None where that is not
     known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``count_flushes``: flushes of ranges are
-    counted on a kernel without the series too; ``knows_flag``: whether the
-    value of the series' gfp flag is known; ``refused``: what the kernel said to each mechanism of a hook, by its name, that was
+    counted on a kernel without the series too; ``unknown``: fields of KernelConstants that this kernel does not tell: a hook that needs
+    one is left out, with the reason; ``refused``: what the kernel said to each mechanism of a hook, by its name, that was
     tried so far: the hook gets the next one.
     """
     has_series = SERIES_SYMBOL in symbols
@@ -63,14 +63,12 @@ def plan_hooks(
         else _plan(hook, symbols, attachable, has_type, mechanism, refused.get(hook.name, ()))
         for hook in HOOKS
     )
-    return tuple(p if knows_flag or p.mechanism == NONE else _without_flag(p) for p in planned)
+    return tuple(p if p.mechanism == NONE else _if_told(p, unknown) for p in planned)
 
 
-def _without_flag(planned: PlannedHook) -> PlannedHook:
-    if planned.hook.name not in _SEE_THE_FLAG:
-        return planned
-    reason = "the value of the gfp flag is neither in BTF nor in the format of kmem:mm_page_alloc: mount tracefs"
-    return replace(planned, mechanism=NONE, reason=reason, is_missing=True)
+def _if_told(planned: PlannedHook, unknown: Set[str]) -> PlannedHook:
+    constant, reason = _NEEDS.get(planned.hook.name, ("", ""))
+    return replace(planned, mechanism=NONE, reason=reason, is_missing=True) if constant in unknown else planned
 
 
 _PAGE_ALLOC_HOOKS: Final = {
@@ -78,7 +76,13 @@ _PAGE_ALLOC_HOOKS: Final = {
     "ALLOC_PAGES": PageAllocHook.ENTRY,
     "SECRETMEM_FAULT": PageAllocHook.CALLERS,
 }
-_SEE_THE_FLAG: Final = ("PAGE_ALLOC", "ALLOC_PAGES")
+_FLAG: Final = ("gfp_unmapped", "the value of the gfp flag is neither in BTF nor in the format of kmem:mm_page_alloc: mount tracefs")
+_NEEDS: Final = {
+    "PAGE_ALLOC": _FLAG,
+    "ALLOC_PAGES": _FLAG,
+    "SECRETMEM_FAULT": ("vm_fault_locked", "the value of VM_FAULT_LOCKED is not in BTF"),
+}
+"""Hooks whose programs compare with a value that not every kernel tells: the field of KernelConstants, 0 where unknown."""
 
 
 def _not_wanted(hook: Hook, has_series: bool, page_alloc: PageAllocHook, count_flushes: bool) -> str:

@@ -52,6 +52,8 @@ class KernelConstants:
     page_type: int
     """BTF id of struct page, whose first member is a number of 64 bits."""
     vm_fault_page: int
+    vm_fault_locked: int
+    """The flag in a fault's result that says that it gave a page. 0 where it is not known."""
 
 
 def load_constants(constants: KernelConstants) -> tuple[int, ...]:
