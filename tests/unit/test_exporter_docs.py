@@ -15,6 +15,7 @@ from tests.unit.exporter_snapshots import largest_snapshot, small_snapshot
 from uaptrace.abi.hooks import HOOKS, Hook
 from uaptrace.exporter.rendering import HttpStatistics, Renderer, ScrapeCollector
 from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.walks import WalkCounts
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(
@@ -52,7 +53,8 @@ def test_hooks_are_those_of_the_table() -> None:
 
 
 def families(snapshot: Snapshot | None) -> dict[str, Metric]:
-    collector = ScrapeCollector(snapshot, HttpStatistics(), ProcessCollector(registry=None))
+    walks = WalkCounts(3, 2, 1, 1, 1.0) if snapshot == largest_snapshot() else None
+    collector = ScrapeCollector(snapshot, HttpStatistics(), ProcessCollector(registry=None), walks)
     suffix = {"counter": "_total", "info": "_info"}
     return {family.name + suffix.get(family.type, ""): family for family in collector.collect()}
 

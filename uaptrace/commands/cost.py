@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
@@ -12,10 +13,13 @@ from uaptrace.abi.errors import NotProvenError
 from uaptrace.abi.units import Level
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.tracing import COMPILE_HELP
-from uaptrace.commands.types import MAX_COUNT
+from uaptrace.commands.types import MAX_COUNT, seconds
 from uaptrace.cost.measure import measure
 from uaptrace.cost.pages import CHAIN_READS
-from uaptrace.cost.result import Cost, Spread
+from uaptrace.cost.result import Conditions, Cost, Spread
+from uaptrace.cost.walks import count_walks
+from uaptrace.kernel.processor import Processor, read_processor
+from uaptrace.model.walks import WalkCounts
 
 _MAX_PAGES: Final = 1 << 20
 
@@ -37,26 +41,71 @@ _MAX_PAGES: Final = 1 << 20
     show_default=True,
     help="Pages to read at each level in a round, if there are as many: far more than a TLB has entries.",
 )
+@click.option(
+    "--walks",
+    "walks_s",
+    type=seconds(0.1),
+    help="Count the kernel's page walks on all CPUs for so long, with the processor's counters, instead of timing reads.",
+)
 @click.option("--seed", type=click.IntRange(0, MAX_COUNT), help="Seed for the choice and the order of the pages.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--compile", "fresh", is_flag=True, help=COMPILE_HELP)
-def cost(nr_rounds: int, max_pages: int, seed: int | None, as_json: bool, fresh: bool) -> None:
+def cost(nr_rounds: int, max_pages: int, walks_s: float | None, seed: int | None, as_json: bool, fresh: bool) -> None:
     """What a read of split memory costs on this host, in nanoseconds.
 
     Reads pages of the direct map in the kernel, in random order, each read after the one before: as many pages of as many 2M regions
     in 4K mappings, in 2M mappings and in 1G ones, in turn. Nothing is attached and nothing is changed.
 
-    Exit status: 0 the difference is larger than its spread, 1 nothing can be concluded.
+    Exit status: 0 the difference is larger than its spread, 1 nothing can be concluded, 2 this host cannot be measured.
     """
+    if walks_s is not None:
+        processor, counts = read_processor(Path("/")), count_walks(walks_s)
+        click.echo(json.dumps(walks_to_json(processor, walks_s, counts)) if as_json else walks_to_text(processor, walks_s, counts))
+        return
     found = measure(nr_rounds, max_pages, seed, fresh=fresh)
     click.echo(json.dumps(found.to_json()) if as_json else _text(found))
     if found.doubt:
         raise NotProvenError(f"no conclusion: {found.doubt}")
 
 
+def walks_to_json(processor: Processor, counted_s: float, counts: WalkCounts) -> dict[str, Any]:
+    """As docs/cost.md describes it."""
+    return {
+        "processor": processor.name,
+        "virtual": processor.virtual,
+        "emulated": processor.emulated,
+        "seconds": counted_s,
+        "nr_cpus": counts.nr_cpus,
+        "counted_share": round(counts.counted_share, 4),
+        "cycles": counts.cycles,
+        "walks": counts.walks,
+        "walk_cycles": counts.walk_cycles,
+        "walk_share": counts.walk_share,
+    }
+
+
+def walks_to_text(processor: Processor, counted_s: float, counts: WalkCounts) -> str:
+    """A line for each figure."""
+    share = "this processor does not count the cycles of walks" if counts.walk_share is None else f"{counts.walk_share:.2%} of these cycles"
+    per_million = f", {counts.walks / counts.cycles * 1e6:,.1f} a million cycles" if counts.cycles else ""
+    return "\n".join(
+        [
+            f"{'processor':<11}{processor.name}{_where(processor)}",
+            f"{'counted':<11}{counted_s:g} s on {counts.nr_cpus} CPUs, {counts.counted_share:.0%} of the time",
+            f"{'cycles':<11}{counts.cycles:,} in kernel mode",
+            f"{'walks':<11}{counts.walks:,} for data{per_million}",
+            f"{'in walks':<11}{share}",
+        ]
+    )
+
+
+def _where(conditions: Processor | Conditions) -> str:
+    return ", emulated" if conditions.emulated else ", in a virtual machine" if conditions.virtual else ""
+
+
 def _text(found: Cost) -> str:
     conditions = found.conditions
-    where = ", emulated" if conditions.emulated else ", in a virtual machine" if conditions.virtual else ""
+    where = _where(conditions)
     regions = ", ".join(f"{nr:,} in {_name(level)}" for level, nr in sorted(conditions.nr_regions.items(), reverse=True))
     lines = [
         f"{'processor':<11}{conditions.processor}{where}, CPU {conditions.cpu}",

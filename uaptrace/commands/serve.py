@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.sources import SnapshotSource, replay_option
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.tracing import live_session, loader_options, stopped_by_signals, tracing_options
 from uaptrace.commands.types import SPEED
+from uaptrace.cost.walks import open_walk_counters
 from uaptrace.exporter.listening import bind
 from uaptrace.process.files import touch
 from uaptrace.process.service_manager import ServiceManager, handed_listener, notify_address
@@ -37,13 +39,22 @@ _SERVER = "uaptrace.exporter.server"
 )
 @replay_option
 @click.option("--speed", type=SPEED, help="With --replay: recorded seconds a second; all at once without it.")
+@click.option("--count-walks", is_flag=True, help="Count the kernel's page walks with the processor's counters too (docs/cost.md).")
 @ready_file_option
 @tracing_options
 @click.pass_context
 def serve(
-    ctx: click.Context, listen: str, web_config: Path | None, replay: Path | None, speed: float | None, ready_path: Path | None
+    ctx: click.Context,
+    listen: str,
+    web_config: Path | None,
+    replay: Path | None,
+    speed: float | None,
+    count_walks: bool,
+    ready_path: Path | None,
 ) -> None:
     """Serve /metrics, /healthz, /readyz and /snapshot until SIGINT or SIGTERM."""
+    if count_walks and replay is not None:
+        raise UsageError("--count-walks counts on this host: it cannot go with --replay")
     check_files(recordings=[replay], others=[web_config], ready_file=ready_path)
     config = None
     if web_config:
@@ -58,12 +69,15 @@ def serve(
         ready_file(ready_path) as ready,
         contextlib.closing(handed_listener(os.environ, os.getpid()) or bind(listen)) as listener,
         contextlib.closing(ServiceManager(notify_address(os.environ), time.monotonic)) as manager,
+        open_walk_counters() if count_walks else contextlib.nullcontext() as walks,
         live_session(loader_options(ctx), meanwhile=[_SERVER]) as session,
     ):
         from uaptrace.exporter.server import serve as serve_endpoint
 
         region_feed, figures_feed = partial(session.fresh, regions=True), partial(session.fresh, rows=False)
-        server = serve_endpoint(session.fresh, listener, config, region_feed=region_feed, figures_feed=figures_feed)
+        server = serve_endpoint(
+            session.fresh, listener, config, region_feed=region_feed, figures_feed=figures_feed, read_walks=walks.read if walks else None
+        )
         with server, stopped_by_signals(session.stop):
             click.echo(f"serving on {server.url}", err=True)
             ready()

@@ -27,6 +27,7 @@ from uaptrace.model.snapshot import (
     SplitsView,
     UnmappedCacheView,
 )
+from uaptrace.model.walks import WalkCounts
 
 FIRST_BUCKET: Final = 8
 """Exponent of the first histogram bound: 2**8 ns. Everything faster is in its bucket."""
@@ -75,6 +76,16 @@ def snapshot_families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _host(snapshot.host)
     yield _gauge("tracing_start_timestamp_seconds", "Time at which tracing began.", _start_wall_time_s(snapshot))
     yield _gauge("snapshot_timestamp_seconds", "Time of the state that is shown.", snapshot.wall_time_s)
+
+
+def walk_families(counts: WalkCounts) -> Iterator[Metric]:
+    """What the processor's own counters say of walks of page tables."""
+    yield _counter("kernel_cycles", "Cycles of the processor in kernel mode.", counts.cycles)
+    yield _counter("kernel_dtlb_walks", "Walks of page tables for data in kernel mode.", counts.walks)
+    if counts.walk_cycles is not None:
+        yield _counter("kernel_dtlb_walk_cycles", "Cycles in kernel mode in which such a walk was going on.", counts.walk_cycles)
+    yield _gauge("kernel_walk_counters_cpus", "CPUs whose walks are counted.", counts.nr_cpus)
+    yield _gauge("kernel_walk_counters_ratio", "Part of the time in which the counters really counted.", counts.counted_share)
 
 
 def blind_spots(hooks: Sequence[HookStatus]) -> frozenset[str]:

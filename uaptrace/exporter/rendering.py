@@ -14,9 +14,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 import uaptrace
-from uaptrace.exporter.metrics import readiness, snapshot_families
+from uaptrace.exporter.metrics import readiness, snapshot_families, walk_families
 from uaptrace.exporter.negotiation import compressed, negotiated
 from uaptrace.model.snapshot import Snapshot
+from uaptrace.model.walks import WalkCounts
 
 DROP_REASONS: Final = ("handshake", "deadline", "limit", "malformed", "unauthorized")
 
@@ -34,14 +35,17 @@ class HttpStatistics:
 class ScrapeCollector(Collector):
     """The one collector: all families of one scrape, fresh from one snapshot. Bound to that scrape and then dropped."""
 
-    def __init__(self, snapshot: Snapshot | None, statistics: HttpStatistics, process: Collector) -> None:
+    def __init__(self, snapshot: Snapshot | None, statistics: HttpStatistics, process: Collector, walks: WalkCounts | None = None) -> None:
         self._snapshot = snapshot
+        self._walks = walks
         self._statistics = statistics
         self._process = process
 
     def collect(self) -> Iterable[Metric]:
         if self._snapshot is not None:
             yield from snapshot_families(self._snapshot)
+        if self._walks is not None:
+            yield from walk_families(self._walks)
         yield from self._own()
         yield from self._process.collect()
 
@@ -70,9 +74,15 @@ class ScrapeCollector(Collector):
 
 
 class Renderer:
-    """Renders scrapes of one endpoint and counts how long they take."""
+    """Renders scrapes of one endpoint and counts how long they take. ``read_walks`` is asked at each."""
 
-    def __init__(self, statistics: HttpStatistics, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        statistics: HttpStatistics,
+        clock: Callable[[], float] = time.perf_counter,
+        read_walks: Callable[[], WalkCounts] | None = None,
+    ) -> None:
+        self._read_walks = read_walks
         self._statistics = statistics
         self._process = ProcessCollector(registry=None)
         self._clock = clock
@@ -80,7 +90,7 @@ class Renderer:
     def scrape(self, feed: Callable[[], Snapshot | None], accept: str, accept_encoding: str) -> tuple[bytes, Sequence[tuple[str, str]]]:
         """One answer to /metrics: the body, and the headers that belong to it."""
         begin = self._clock()
-        collector = ScrapeCollector(feed(), self._statistics, self._process)
+        collector = ScrapeCollector(feed(), self._statistics, self._process, self._read_walks() if self._read_walks else None)
         encoder, content_type = negotiated(accept)
         body, encoding = compressed(encoder(collector), accept_encoding)
         self._statistics.scrapes += 1

@@ -26,6 +26,7 @@ from uaptrace.exporter.rendering import HttpStatistics, Renderer
 from uaptrace.exporter.web_config import ConfigWatch, WebConfig
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.model.snapshot_json import encode_snapshot
+from uaptrace.model.walks import WalkCounts
 
 DEFAULT_LISTEN: Final = "127.0.0.1:9970"
 
@@ -49,6 +50,7 @@ def serve(
     *,
     region_feed: Feed | None = None,
     figures_feed: Feed | None = None,
+    read_walks: Callable[[], WalkCounts] | None = None,
     limits: Limits | None = None,
     feed_timeout_s: float = 5.0,
 ) -> Server:
@@ -58,9 +60,10 @@ def serve(
     ``feed`` gives the newest snapshot; ``region_feed`` the same with Snapshot.regions, for ``/snapshot?regions=1``
     (without it, ``feed`` is asked), ``figures_feed`` the same without rows of splits and processes, which /metrics does
     not show. All are called outside the server's own thread, so they may wait for the tracing loop; after
-    ``feed_timeout_s`` the client is told so. ``web_config``: ConfigWatch(path) to follow a file.
+    ``feed_timeout_s`` the client is told so. ``read_walks`` gives what has been counted, for /metrics.
+    ``web_config``: ConfigWatch(path) to follow a file.
     """
-    return Server(feed, listen, web_config, region_feed or feed, figures_feed or feed, limits or Limits(), feed_timeout_s)
+    return Server(feed, listen, web_config, region_feed or feed, figures_feed or feed, read_walks, limits or Limits(), feed_timeout_s)
 
 
 class Server:
@@ -73,6 +76,7 @@ class Server:
         web_config: ConfigWatch | WebConfig | None,
         region_feed: Feed,
         figures_feed: Feed,
+        read_walks: Callable[[], WalkCounts] | None,
         limits: Limits,
         feed_timeout_s: float,
     ) -> None:
@@ -88,7 +92,7 @@ class Server:
             self._config = lambda: fixed
         self._has_tls = self._config().tls is not None
         self.statistics = HttpStatistics()
-        self._renderer = Renderer(self.statistics)
+        self._renderer = Renderer(self.statistics, read_walks=read_walks)
         self._passwords = PasswordChecks()
         self._bucket: tuple[WebConfig, auth.TokenBucket] | None = None
         # The state has a thread of its own, as passwords have: neither waits for the other, nor for a client.

@@ -57,9 +57,8 @@ _BY_DESCRIPTOR: Final[dict[int, tuple[tuple[int, int, tuple[Level, ...]], ...]]]
 
 def data_tlb(cpuid: Cpuid) -> tuple[TlbPart, ...]:
     """The structures that translate data addresses; empty where the processor does not say."""
-    highest, *vendor = cpuid(_VENDOR, 0)
-    name = b"".join(word.to_bytes(4, "little") for word in (vendor[0], vendor[2], vendor[1]))
-    if name in (b"AuthenticAMD", b"HygonGenuine"):
+    highest = cpuid(_VENDOR, 0)[0]
+    if vendor_of(cpuid) in ("AuthenticAMD", "HygonGenuine"):
         return tuple(_of_amd(cpuid))
     if highest >= _PARAMETERS and (parts := tuple(_by_parameters(cpuid))):
         return parts
@@ -68,11 +67,23 @@ def data_tlb(cpuid: Cpuid) -> tuple[TlbPart, ...]:
 
 def tlb_of_this_processor() -> tuple[TlbPart, ...]:
     """The same of the processor that runs this; empty where uaptrace was built without a C compiler."""
+    cpuid = this_cpuid()
+    return data_tlb(cpuid) if cpuid else ()
+
+
+def this_cpuid() -> Cpuid | None:
+    """Of the processor that runs this; None where uaptrace was built without a C compiler."""
     try:
         from uaptrace.kernel.cpuid import cpuid
     except ImportError:
-        return ()
-    return data_tlb(cpuid)
+        return None
+    return cpuid
+
+
+def vendor_of(cpuid: Cpuid) -> str:
+    """As the processor spells it: ``GenuineIntel``, ``AuthenticAMD``."""
+    _, first, last, middle = cpuid(_VENDOR, 0)
+    return b"".join(word.to_bytes(4, "little") for word in (first, middle, last)).decode("ascii", "replace")
 
 
 def _by_parameters(cpuid: Cpuid) -> Iterator[TlbPart]:

@@ -91,11 +91,12 @@ def check(
     switches_off: Iterable[Switch] = (),
     compiler: str | None = None,
     designs: Sequence[Design] = (),
+    walks_error: str | None = None,
 ) -> CheckResult:
     """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
     ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook; ``switches_off``: those by which
     the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to;
-    ``designs``: designs_of()."""
+    ``designs``: designs_of(); ``walks_error``: why the processor's counters of page walks cannot be opened, None where they can."""
     findings = [
         _root_finding(facts),
         _bpf_finding(facts, bpf_error),
@@ -106,6 +107,7 @@ def check(
         _tracefs_finding(facts),
         _designs_finding(designs),
         _loops_finding(facts),
+        _walks_finding(walks_error),
     ]
     hooks: tuple[PlannedHook, ...] | None = None
     logs: dict[str, list[str]] = {}
@@ -156,6 +158,11 @@ def _tracefs_finding(facts: HostFacts) -> Finding:
         return Finding("tracefs", True, "available_filter_functions can be read", fatal=False)
     said = "not readable: whether a hook can be attached is only known when it is tried"
     return Finding("tracefs", False, said, "mount -t tracefs tracefs /sys/kernel/tracing", fatal=False)
+
+
+def _walks_finding(walks_error: str | None) -> Finding:
+    said = "can be counted: uaptrace cost --walks, uaptrace serve --count-walks"
+    return Finding("page walks", True, f"cannot be counted: {walks_error}" if walks_error else said, fatal=False)
 
 
 def _loops_finding(facts: HostFacts) -> Finding:
