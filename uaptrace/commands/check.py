@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from uaptrace.abi.hooks import Need
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.tracing import COMPILE_HELP
 from uaptrace.cost.walks import walks_error
+from uaptrace.kernel.container import read_container
 from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.designs import design_symbols, designs_of
 from uaptrace.loader.host_check import CheckResult, kcore_error, load_everything, tracing_program_error
@@ -36,7 +38,17 @@ def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None
     shipped = None if fresh else shipped_with(bpf_folder())
     load = partial(load_everything, fresh=fresh)
     compiler = shipped.compiler if shipped else None
-    result = check_host(facts, kcore_error(), tracing_program_error(), load, off_now(), compiler, designs_of(facts.symbols), walks_error())
+    result = check_host(
+        facts,
+        kcore_error(),
+        tracing_program_error(),
+        load,
+        off_now(),
+        compiler,
+        designs_of(facts.symbols),
+        walks_error(),
+        read_container(dict(os.environ)),
+    )
     if as_json:
         document = result.to_json()
         if not verbose:

@@ -7,6 +7,7 @@ when it is opened, so a process without any can read through a descriptor that w
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_MAGIC: Final = b"\x7fELF"
 _ELF_HEADER_BYTES: Final = 64
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")
 _PT_LOAD: Final = 1
@@ -33,6 +35,20 @@ class KernelMemory(Protocol):
     def read_table(self, address: int, out: NDArray[np.uint64]) -> None: ...
 
 
+def open_kcore(path: str = "/proc/kcore") -> int:
+    """A descriptor of the core. Raises OSError, also where a container runtime has put something empty over it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        is_core = os.pread(fd, len(_MAGIC), 0) == _MAGIC
+    except OSError:
+        os.close(fd)
+        raise
+    if not is_core:
+        os.close(fd)
+        raise OSError(errno.ENODATA, "masked by a container runtime")
+    return fd
+
+
 class Kcore:
     """Kernel memory behind a descriptor of /proc/kcore, which stays the caller's."""
 
@@ -44,7 +60,7 @@ class Kcore:
     def refresh(self) -> None:
         """Read the segments again: they change when memory is hot-plugged."""
         header = os.pread(self._fd, _ELF_HEADER_BYTES, 0)
-        if header[:4] != b"\x7fELF":
+        if header[:4] != _MAGIC:
             raise CannotTraceError("/proc/kcore is not an ELF core: cannot read the page tables")
         offset = struct.unpack_from("<Q", header, 32)[0]
         number = struct.unpack_from("<H", header, 56)[0]

@@ -14,6 +14,7 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.abi.hooks import SERIES_SYMBOL
 from uaptrace.abi.units import Level
 from uaptrace.ebpf.btf import KernelBtf
+from uaptrace.kernel.kcore import open_kcore
 from uaptrace.kernel.procfs import read_split_counters
 from uaptrace.loader.attaching import attach_hooks
 from uaptrace.loader.constants import VARIABLES, read_constants
@@ -67,7 +68,7 @@ def _open_files() -> dict[str, int]:
     opened = {}
     for name, path in FILES.items():
         with contextlib.suppress(OSError):
-            opened[name] = os.open(path, os.O_RDONLY)
+            opened[name] = open_kcore(path) if name == "kcore" else os.open(path, os.O_RDONLY)
     return opened
 
 

@@ -14,6 +14,8 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.abi.hooks import SERIES_SYMBOL, PageAllocHook
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.objects import FENTRY, TRACING, Program, ProgramRefusedError, load_program
+from uaptrace.kernel.container import Container, problems
+from uaptrace.kernel.kcore import open_kcore
 from uaptrace.loader.attaching import hook_status, load_hooks
 from uaptrace.loader.designs import Design
 from uaptrace.loader.host_facts import HostFacts
@@ -92,19 +94,22 @@ def check(
     compiler: str | None = None,
     designs: Sequence[Design] = (),
     walks_error: str | None = None,
+    container: Container | None = None,
 ) -> CheckResult:
     """Put the facts together. ``kcore_error``, ``bpf_error``: why the file or a tracing program was refused, None where not;
     ``try_hooks``: loads every program, where the facts allow it, and says what became of each hook; ``switches_off``: those by which
     the kernel calls no program; ``compiler``: what compiled the programs that come with uaptrace, None where this host has to;
-    ``designs``: designs_of(); ``walks_error``: why the processor's counters of page walks cannot be opened, None where they can."""
+    ``designs``: designs_of(); ``walks_error``: why the processor's counters of page walks cannot be opened, None where they can;
+    ``container``: read_container()."""
     findings = [
         _root_finding(facts),
         _bpf_finding(facts, bpf_error),
         _btf_finding(facts),
         _programs_finding(facts, compiler),
-        _page_tables_finding(kcore_error),
+        _page_tables_finding(kcore_error, bpf_error),
         _symbols_finding(facts),
         _tracefs_finding(facts),
+        *_container_finding(container),
         _designs_finding(designs),
         _loops_finding(facts),
         _walks_finding(walks_error),
@@ -140,9 +145,11 @@ def _btf_finding(facts: HostFacts) -> Finding:
     return Finding("BTF", False, "no /sys/kernel/btf/vmlinux: types of the kernel are not known", need)
 
 
-def _page_tables_finding(kcore_error: str | None) -> Finding:
+def _page_tables_finding(kcore_error: str | None, bpf_error: str | None) -> Finding:
     if kcore_error is None:
         return Finding("page tables", True, "/proc/kcore can be read", fatal=False)
+    if bpf_error is None:
+        return Finding("page tables", True, f"read by a BPF program (/proc/kcore: {kcore_error})", fatal=False)
     need = "needs root, no lockdown, and CONFIG_PROC_KCORE=y; else they are read by a BPF program"
     return Finding("page tables", False, f"/proc/kcore: {kcore_error}", need, fatal=False)
 
@@ -157,7 +164,16 @@ def _tracefs_finding(facts: HostFacts) -> Finding:
     if facts.attachable is not None:
         return Finding("tracefs", True, "available_filter_functions can be read", fatal=False)
     said = "not readable: whether a hook can be attached is only known when it is tried"
-    return Finding("tracefs", False, said, "mount -t tracefs tracefs /sys/kernel/tracing", fatal=False)
+    mend = "mount -t tracefs tracefs /sys/kernel/tracing (in a container: mount the host's)"
+    return Finding("tracefs", False, said, mend, fatal=False)
+
+
+def _container_finding(container: Container | None) -> Iterable[Finding]:
+    if container is None or not container.is_one:
+        return
+    what, mend = problems(container)
+    said = f"in a container: {'; '.join(what) if what else 'it sees what it needs of the host'}"
+    yield Finding("container", not what, said, "; ".join(mend), fatal=False)
 
 
 def _walks_finding(walks_error: str | None) -> Finding:
@@ -270,7 +286,7 @@ def tracing_program_error() -> str | None:
 def kcore_error() -> str | None:
     """Why /proc/kcore cannot be opened, None where it can."""
     try:
-        os.close(os.open("/proc/kcore", os.O_RDONLY))
+        os.close(open_kcore())
     except OSError as error:
         if error.errno == errno.EPERM and os.geteuid() == 0:
             return "not permitted, not even for root: the kernel is locked down"

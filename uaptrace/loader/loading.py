@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uaptrace.abi.errors import CannotTraceError
 from uaptrace.ebpf.btf import KernelBtf
 from uaptrace.ebpf.compiled import Compiled
-from uaptrace.kernel.kcore import Kcore, KernelMemory
+from uaptrace.kernel.kcore import Kcore, KernelMemory, open_kcore
 from uaptrace.loader.attaching import HooksRefusedError, load_unattached
 from uaptrace.loader.constants import read_constants
 from uaptrace.loader.host_facts import HostFacts
@@ -52,7 +52,7 @@ def open_kernel(options: LoaderOptions, facts: HostFacts) -> Iterator[tuple[Kern
     with contextlib.ExitStack() as opened:
         kcore = None
         with contextlib.suppress(OSError):
-            kcore = os.open("/proc/kcore", os.O_RDONLY)
+            kcore = open_kcore()
             opened.callback(os.close, kcore)
         memory, files = open_memory(options, kcore)
         for fd in files.values():

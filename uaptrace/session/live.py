@@ -23,6 +23,7 @@ from uaptrace.ebpf.reader import BpfMemory
 from uaptrace.ebpf.ring import MappedRing
 from uaptrace.kernel.address_names import AddressNames
 from uaptrace.kernel.beat_figures import FigureFiles, MapFigures
+from uaptrace.kernel.container import HOST_NAME_VARIABLE
 from uaptrace.kernel.debugfs import CacheRows, parse_unmapped_alloc, read_fd
 from uaptrace.kernel.host import host_name
 from uaptrace.kernel.kcore import Kcore, KernelMemory
@@ -297,7 +298,7 @@ class LiveSource:
         loaded = self._loaded
         meminfo = parse_meminfo((self._root / "proc/meminfo").read_text())
         return HostInfo(
-            hostname=host_name(platform.node(), self._root),
+            hostname=host_name(os.environ.get(HOST_NAME_VARIABLE) or platform.node(), self._root),
             kernel_release=platform.release(),
             boot_id=(self._root / "proc/sys/kernel/random/boot_id").read_text().strip(),
             nr_cpus=os.cpu_count() or 0,
