@@ -86,8 +86,9 @@ def seen(request: pytest.FixtureRequest, installed: Path, tmp_path_factory: pyte
 
 
 def qemu(root: Path, image: str) -> list[str]:
-    """The command: files over 9p, written through; the kernel's own start of systemd."""
-    append = "root=/dev/root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=262144 rw init=/lib/systemd/systemd console=ttyS0"
+    """The command: files over 9p, kept in the guest until it powers off; the kernel's own start of systemd."""
+    root_flags = "trans=virtio,version=9p2000.L,msize=262144,cache=loose"
+    append = f"root=/dev/root rootfstype=9p rootflags={root_flags} rw init=/lib/systemd/systemd console=ttyS0"
     return [
         *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G", "-nographic", "-no-reboot"),
         *("-fsdev", f"local,id=root,path={root},security_model=passthrough,multidevs=remap"),

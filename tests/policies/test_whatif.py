@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from uaptrace.abi.units import LEVELS, PAGE_SIZE
 from uaptrace.commands.whatif import whatif
+from uaptrace.model.tlb import TlbPart
 from uaptrace.policies import engine
 from uaptrace.policies.engine_layout import Design
 from uaptrace.policies.physical_memory import synthetic_memory
 from uaptrace.policies.simulation import replay
 from uaptrace.policies.synthetic import synthetic_requests
+from uaptrace.reports.whatif_answer import WhatIf, as_json, as_table
 
 PATCHED = Path(__file__).parent.parent / "data" / "patched-6.1.uaptrace"
 
@@ -141,3 +144,21 @@ def test_each_flush_interrupts_every_other_cpu_and_an_unknown_number_of_cpus_sta
     assert any(policy["tlb_flushes"] for policy in known["policies"])
     assert all(policy["shootdown_ipis"] == 63 * policy["tlb_flushes"] for policy in known["policies"])
     assert "IPIs" not in CliRunner().invoke(whatif, ["--synthetic", "mixed", "--requests", "100"]).output
+
+
+def test_how_much_of_each_map_one_tlb_holds_is_what_its_largest_entries_cover() -> None:
+    requests, memory = synthetic_requests("mixed", 5000, 1), synthetic_memory(1 << 30, 0.3, 1)
+    outcomes = tuple(replay(design, requests, memory) for design in Design)
+    nr_entries = 509
+    asked = WhatIf(requests, memory, 1, outcomes, nr_cpus=65536, tlb=(TlbPart(2, nr_entries, LEVELS),))
+    reaches = [policy["tlb_reach_bytes"] for policy in as_json(asked)["policies"]]
+    for outcome, reach in zip(outcomes, reaches, strict=True):
+        entries = [level.nr_pages * PAGE_SIZE for level, nr in outcome.nr_present.items() for _ in range(nr)]
+        assert reach == sum(sorted(entries, reverse=True)[:nr_entries])
+    assert len(set(reaches)) > 2, "a design that splits less has more within reach"
+    table = as_table(asked).splitlines()
+    assert "TLB holds" in "".join(table)
+    assert max(map(len, table)) <= 80
+    unknown = WhatIf(requests, memory, 1, outcomes)
+    assert all(policy["tlb_reach_bytes"] is None for policy in as_json(unknown)["policies"])
+    assert "TLB holds" not in as_table(unknown)

@@ -18,6 +18,7 @@ from uaptrace.commands.types import Finite, Size
 from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
+    from uaptrace.model.tlb import TlbPart
     from uaptrace.model.updates import Update
     from uaptrace.policies.physical_memory import Memory
     from uaptrace.policies.requests import Requests
@@ -92,12 +93,12 @@ def whatif(
         if map_source == "recorded":
             raise UsageError("--map recorded needs a recording; leave it out with --synthetic")
         requests, physical = _synthetic(synthetic, count, seed, memory, fragmentation)
-        recorded_cpus = 0
+        facts = Facts()
     else:
         assert file is not None
-        requests, physical, recorded_cpus = _recorded(file, seed, memory, fragmentation, map_source)
+        requests, physical, facts = _recorded(file, seed, memory, fragmentation, map_source)
     outcomes = tuple(_replay_all(policies, requests, physical))
-    answer = report.WhatIf(requests, physical, seed, outcomes, map_source, recorded_cpus if cpus is None else cpus)
+    answer = report.WhatIf(requests, physical, seed, outcomes, map_source, facts.nr_cpus if cpus is None else cpus, facts.tlb)
     if chart is not None:
         report.write_chart(answer, chart)
     click.echo(json.dumps(report.as_json(answer)) if as_json else report.as_table(answer), nl=as_json)
@@ -113,12 +114,12 @@ def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentati
     return synthetic_requests(kind, count, seed), physical
 
 
-def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory, int]:
+def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory, Facts]:
     from uaptrace.policies.physical_memory import recorded_memory
     from uaptrace.policies.requests import requests_from_updates
     from uaptrace.recording import read_updates
 
-    facts = _Facts()
+    facts = Facts()
 
     def seen(updates: Iterable[Update]) -> Iterator[Update]:
         for update in updates:
@@ -139,17 +140,18 @@ def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | 
         keep_map=map_source == "recorded",
         seed=seed,
     )
-    return requests, physical, facts.nr_cpus
+    return requests, physical, facts
 
 
-class _Facts:
-    """What a recording says about the host's memory."""
+class Facts:
+    """What a recording says about the host; nothing without one."""
 
     def __init__(self) -> None:
         self.levels: Any = None
         self.buddyinfo = ""
         self.memory_bytes: int | None = None
         self.nr_cpus = 0
+        self.tlb: tuple[TlbPart, ...] = ()
 
     def see(self, update: Update) -> None:
         from uaptrace.model.updates import MapReading, Start
@@ -158,6 +160,7 @@ class _Facts:
             self.memory_bytes = update.host.memory_bytes
             self.buddyinfo = update.host.buddyinfo
             self.nr_cpus = update.host.nr_cpus
+            self.tlb = update.host.tlb
         elif isinstance(update, MapReading) and update.complete and self.levels is None:
             self.levels = update.levels.copy()
 

@@ -67,8 +67,13 @@ class Outcome:
     """``requests``, ``time_ns`` and SAMPLED: one array each, all of one length; the first element is the start."""
     least_large_bytes: int
     """The smallest amount in 2M and 1G entries at any sample."""
-    nr_entries: int
-    """Entries of all sizes that cover what is present at the end: so many a TLB would need."""
+    nr_present: Mapping[Level, int]
+    """Entries of each size that cover what is present at the end."""
+
+    @property
+    def nr_entries(self) -> int:
+        """Of all sizes: so many a TLB would need."""
+        return sum(self.nr_present.values())
 
     @property
     def page_table_bytes(self) -> int:
@@ -146,14 +151,14 @@ class Simulation:
         words = {Level.K4: Count.REGIONS_4K_NOW, Level.M2: Count.REGIONS_2M_NOW, Level.G1: Count.REGIONS_1G_NOW}
         return {level: self.count(word) * PAGES_PER_2M * PAGE_SIZE for level, word in words.items()}
 
-    def nr_entries(self) -> int:
-        """Entries of all sizes that cover what is present now."""
+    def nr_present(self) -> dict[Level, int]:
+        """Entries of each size that cover what is present now."""
         level = self.state.level
         absent = (self.state.changed[: len(level) * PAGES_PER_2M].reshape(-1, PAGES_PER_2M) == ABSENT).sum(axis=1)
         is_present = absent < PAGES_PER_2M
         small = int((PAGES_PER_2M - absent[level == Level.K4]).sum())
         giga = np.unique(np.flatnonzero((level == Level.G1) & is_present) // REGIONS_PER_1G)
-        return small + int(np.count_nonzero((level == Level.M2) & is_present)) + len(giga)
+        return {Level.K4: small, Level.M2: int(np.count_nonzero((level == Level.M2) & is_present)), Level.G1: len(giga)}
 
 
 def replay(
@@ -189,7 +194,7 @@ def replay(
         simulation.rows(),
         series,
         int(large.min()),
-        simulation.nr_entries(),
+        simulation.nr_present(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from uaptrace.abi.errors import UsageError
 from uaptrace.abi.units import PAGE_SIZE, PAGES_PER_2M, Level, format_bytes
+from uaptrace.model.tlb import TlbPart, reach_bytes
 from uaptrace.policies.engine_layout import Count, Design
 from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import Requests
@@ -77,6 +78,8 @@ class WhatIf:
     """``fresh``: every whole 1G by one entry; ``recorded``: the direct map of the recording's first reading."""
     nr_cpus: int = 0
     """Of the host; 0: not known."""
+    tlb: tuple[TlbPart, ...] = ()
+    """Of one CPU of the host; empty: not known."""
 
     @property
     def heading(self) -> str:
@@ -102,13 +105,21 @@ def as_json(answer: WhatIf) -> dict[str, Any]:
         },
         "seed": answer.seed,
         "nr_cpus": answer.nr_cpus or None,
-        "policies": [{**_policy(outcome), "shootdown_ipis": _shootdown_ipis(answer, outcome)} for outcome in answer.outcomes],
+        "policies": [
+            {**_policy(outcome), "shootdown_ipis": _shootdown_ipis(answer, outcome), "tlb_reach_bytes": _reach(answer, outcome)}
+            for outcome in answer.outcomes
+        ],
     }
 
 
 def _shootdown_ipis(answer: WhatIf, outcome: Outcome) -> int | None:
     """Interrupts of other CPUs: each flush of kernel addresses is one for every CPU but its own (on_each_cpu() in arch/x86/mm/tlb.c)."""
     return outcome.counts[Count.TLB_FLUSHES] * (answer.nr_cpus - 1) if answer.nr_cpus else None
+
+
+def _reach(answer: WhatIf, outcome: Outcome) -> int | None:
+    """The most bytes of what is present at the end that one CPU's TLB can hold at once."""
+    return reach_bytes(answer.tlb, outcome.nr_present)
 
 
 def _policy(outcome: Outcome) -> dict[str, Any]:
@@ -191,18 +202,20 @@ def as_table(answer: WhatIf) -> str:
 
 
 def _costs(answer: WhatIf) -> list[str]:
-    """What the map that is left takes, and where the number of CPUs is known, what the flushes interrupted."""
-    known = answer.nr_cpus > 0
+    """What the map that is left takes, and what is known of the host: how much a TLB holds of it, what the flushes interrupted."""
     cpus = f"{answer.nr_cpus} CPUs" if answer.nr_cpus > 1 else "1 CPU"
-    lines = [
-        "",
-        "                             TLB entries    tables of" + ("   IPIs of flushes," if known else ""),
-        "design                      for the map   4K entries" + (f"{cpus:>19}" if known else ""),
+    columns = [
+        (["TLB entries", "for the map", *(f"{o.nr_entries:,}" for o in answer.outcomes)], 14),
+        (["tables of", "4K entries", *(format_bytes(o.page_table_bytes) for o in answer.outcomes)], 13),
     ]
-    for o in answer.outcomes:
-        ipis = f"{_shootdown_ipis(answer, o):>19,}" if known else ""
-        lines.append(f"{TITLES[o.design]:<25}{o.nr_entries:>14,}{format_bytes(o.page_table_bytes):>13}{ipis}")
-    return lines
+    if answer.tlb:
+        columns.append((["one CPU's", "TLB holds", *(format_bytes(_reach(answer, o) or 0) for o in answer.outcomes)], 11))
+    if answer.nr_cpus:
+        columns.append((["IPIs of flushes,", cpus, *(f"{_shootdown_ipis(answer, o):,}" for o in answer.outcomes)], 17))
+    lines = [f"{name:<25}" for name in ("", "design", *(TITLES[o.design] for o in answer.outcomes))]
+    for texts, width in columns:
+        lines = [line + f"{text:>{width}}" for line, text in zip(lines, texts, strict=True)]
+    return ["", *lines]
 
 
 def _notes(answer: WhatIf) -> list[str]:
