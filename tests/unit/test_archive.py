@@ -29,10 +29,11 @@ from uaptrace.abi.errors import RecordingError, UaptraceError, UsageError
 from uaptrace.archive import players
 from uaptrace.archive.answer import DAY_S
 from uaptrace.archive.days import HostDay, day_rows
-from uaptrace.archive.players import play_on_dask
+from uaptrace.archive.players import play_on_dask, rows_of
 from uaptrace.archive.questions import Scope, ask
 from uaptrace.archive.store import Archive
 from uaptrace.commands.archive import archive as command
+from uaptrace.commands.whatif import whatif as whatif_command
 from uaptrace.model.snapshot import Snapshot
 from uaptrace.reports.page.gather import gather
 
@@ -408,7 +409,7 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(
     """Killed while it works: the other one takes over its tasks."""
     address, workers = cluster
     recordings = sorted(fleet.parent.glob("*.rec"))
-    played = play_on_dask(recordings, address)
+    played = play_on_dask(rows_of, recordings, address)
     to = Archive(str(tmp_path / "archive"))
     for number, (path, rows) in enumerate(played):
         assert path in recordings
@@ -421,6 +422,58 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(
     done = run("add", *recordings, "--to", tmp_path / "by-command", "--dask", address)
     assert done.exit_code == 0, done.output
     assert contents(tmp_path / "by-command") == contents(fleet)
+
+
+def what_if(*arguments: object) -> Any:
+    done = run("whatif", "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+DESIGNS = ("--policy", "none", "--policy", "unmapped_alloc")
+
+
+def test_designs_over_many_recordings_are_the_sum_of_each_by_itself() -> None:
+    found = what_if(*REAL, *DESIGNS)
+    assert [(each["path"], each["hostname"] != "") for each in found["recordings"]] == [(str(path), True) for path in REAL]
+    for recording in found["recordings"]:
+        alone = CliRunner().invoke(whatif_command, [recording["path"], *DESIGNS, "--json"])
+        document = json.loads(alone.stdout)
+        assert (recording["nr_requests"], recording["size_bytes"]) == (document["requests"]["count"], document["memory"]["size_bytes"])
+        for figures, policy in zip(recording["designs"], document["policies"], strict=True):
+            assert figures["design"] == policy["name"]
+            assert (figures["splits_2m"], figures["splits_1g"]) == (policy["splits"]["2m"], policy["splits"]["1g"])
+            assert figures["large_bytes"] == policy["bytes_kept"]["2m"] + policy["bytes_kept"]["1g"]
+            for name in ("nr_entries", "page_table_bytes", "direct_map_operations", "tlb_flushes", "exposed_pages", "failed"):
+                assert figures[name] == policy[name]
+    for number, total in enumerate(found["designs"]):
+        parts = [recording["designs"][number] for recording in found["recordings"]]
+        assert total == {"design": parts[0]["design"], **{name: sum(part[name] for part in parts) for name in parts[0] if name != "design"}}
+
+
+def test_designs_are_the_same_bytes_wherever_recordings_are_replayed(cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
+    here = run("whatif", "--json", *REAL, *DESIGNS).stdout
+    assert run("whatif", "--json", *reversed(REAL), *DESIGNS, "--jobs", 2).stdout == here
+    assert run("whatif", "--json", *REAL, *DESIGNS, "--dask", cluster[0]).stdout == here
+
+
+def test_designs_as_text_fit_a_terminal_and_name_what_they_are_sums_of() -> None:
+    done = run("whatif", *REAL, *DESIGNS)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "of 2 recordings" in lines[0]
+    assert [line.split("  ")[0] for line in lines[-2:]] == ["none", "unmapped_alloc, intended"]
+
+
+def test_a_recording_without_requests_is_named_and_the_others_are_answered(tmp_path: Path) -> None:
+    bad = tmp_path / "no.rec"
+    bad.write_bytes(b"no recording")
+    done = run("whatif", REAL[0], bad, *DESIGNS)
+    assert isinstance(done.exception, RecordingError)
+    assert "no.rec" in str(done.exception)
+    assert "of 1 recording," in done.stdout
+    assert isinstance(run("whatif", bad).exception, RecordingError)
 
 
 def test_a_cluster_that_is_not_there_is_one_line(fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

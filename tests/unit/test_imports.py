@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "recording": {"abi", "process", "model"},
     "session": {"abi", "model", "kernel", "ebpf", "loader", "recording"},
     "policies": {"abi", "model"},
-    "archive": {"abi", "process", "model", "session"},
+    "archive": {"abi", "process", "model", "recording", "session", "policies"},
     "views": {"abi", "process", "model"},
     "exporter": {"abi", "model"},
     "tui": {"abi", "model", "views"},

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -16,9 +18,20 @@ from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.report import SUFFIXES
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT
+from uaptrace.commands.whatif import POLICIES
 from uaptrace.process.plain import plain
 
+Result = TypeVar("Result")
 _DAY = click.DateTime(["%Y-%m-%d"])
+
+
+def _player_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Where recordings are read."""
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Recordings that are read at a time."
+    )
+    dask = click.option("--dask", metavar="ADDRESS", help="Read them on the Dask cluster of this scheduler (tcp://HOST:8786).")
+    return jobs(dask(command))
 
 
 @click.group()
@@ -29,28 +42,22 @@ def archive() -> None:
 @archive.command(cls=StrictCommand)
 @click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", "place", required=True, metavar="DIR|s3://...", help="The archive: a folder, or a bucket and a path in it.")
-@click.option("--jobs", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Recordings that are read at a time.")
-@click.option("--dask", metavar="ADDRESS", help="Read them on the Dask cluster of this scheduler (tcp://HOST:8786).")
+@_player_options
 def add(recordings: tuple[Path, ...], place: str, jobs: int, dask: str | None) -> None:
     """Add each RECORDING (and the parts that follow it) to an archive.
 
     A recording that is added again replaces its rows, also when it has grown. One that cannot be read is named and left out, and the
     exit status is then 4. With --dask the workers need uaptrace, and the recordings under the same paths.
     """
-    if dask is not None and jobs != 1:
-        raise UsageError("give --jobs or --dask, not both")
-    from uaptrace.archive.players import play_here, play_in_processes, play_on_dask
+    player = _player(jobs, dask)
+    from uaptrace.archive.players import rows_of
     from uaptrace.archive.store import Archive
 
     to = Archive(place)
     chains, refused = _chains(recordings)
-    if dask is not None:
-        played = play_on_dask(list(chains), dask)
-    else:
-        played = play_in_processes(list(chains), jobs) if jobs > 1 else play_here(list(chains))
     nr_added = nr_rows = nr_bytes = 0
     with progress_bar("reading") as progress:
-        for done, (path, rows) in enumerate(played if chains else ()):
+        for done, (path, rows) in enumerate(player(rows_of, list(chains)) if chains else ()):
             if isinstance(rows, RecordingError):
                 refused.append(rows)
             else:
@@ -58,10 +65,60 @@ def add(recordings: tuple[Path, ...], place: str, jobs: int, dask: str | None) -
                 nr_rows += len(rows)
                 nr_added += chains[path]
             progress(done + 1, len(chains))
-    for reason in refused[:-1]:
-        click.echo(f"uaptrace: {plain(str(reason))}", err=True)
     if nr_added:
         click.echo(plain(f"{to.place}: files read: {nr_added:,}, rows written: {nr_rows:,} ({nr_bytes:,} bytes)"))
+    _say_refused(refused)
+
+
+@archive.command(cls=StrictCommand)
+@click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit.")
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Only this design; may be given several times. [default: all]"
+)
+@_player_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, each recording by itself too.")
+def whatif(recordings: tuple[Path, ...], seed: int, policies: tuple[str, ...], jobs: int, dask: str | None, as_json: bool) -> None:
+    """What would each design have kept on all these hosts?
+
+    Replays the requests of each RECORDING (and the parts that follow it) as "uaptrace whatif" does, and prints the sums. A recording
+    that has no request is named and left out, and the exit status is then 4.
+    """
+    player = _player(jobs, dask)
+    from uaptrace.archive.designs import RecordingDesigns, designs_of
+    from uaptrace.reports.archive_designs import designs_to_json, designs_to_text
+
+    chains, refused = _chains(recordings)
+    found: dict[Path, RecordingDesigns] = {}
+    with progress_bar("replaying") as progress:
+        task = partial(designs_of, seed=seed, labels=policies)
+        for done, (path, designs) in enumerate(player(task, list(chains)) if chains else ()):
+            if isinstance(designs, RecordingError):
+                refused.append(designs)
+            else:
+                found[path] = designs
+            progress(done + 1, len(chains))
+    if found:
+        in_order = [found[path] for path in sorted(found)]
+        click.echo(json.dumps(designs_to_json(in_order, seed)) if as_json else designs_to_text(in_order), nl=as_json)
+    _say_refused(refused)
+
+
+def _player(jobs: int, dask: str | None) -> Callable[[Callable[[str], Result], Sequence[Path]], Iterator[tuple[Path, Result]]]:
+    """What plays a task for each of the files. UsageError where two ways are asked for."""
+    if dask is not None and jobs != 1:
+        raise UsageError("give --jobs or --dask, not both")
+    from uaptrace.archive.players import play_here, play_in_processes, play_on_dask
+
+    if dask is not None:
+        return partial(play_on_dask, address=dask)
+    return partial(play_in_processes, nr_processes=jobs) if jobs > 1 else play_here
+
+
+def _say_refused(refused: Sequence[RecordingError]) -> None:
+    """A line for each; the last one ends the command."""
+    for reason in refused[:-1]:
+        click.echo(f"uaptrace: {plain(str(reason))}", err=True)
     if refused:
         raise refused[-1]
 

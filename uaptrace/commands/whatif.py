@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from uaptrace.abi.errors import RecordingError, UsageError
+from uaptrace.abi.errors import UsageError
 from uaptrace.commands.files_given import check_files
 from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.strict import StrictCommand
@@ -19,12 +18,12 @@ from uaptrace.process.plain import plain
 
 if TYPE_CHECKING:
     from uaptrace.model.tlb import TlbPart
-    from uaptrace.model.updates import Update
     from uaptrace.policies.physical_memory import Memory
+    from uaptrace.policies.recorded import Facts
     from uaptrace.policies.requests import Requests
     from uaptrace.policies.simulation import Outcome
 
-_POLICIES: Final = (
+POLICIES: Final = (
     "none",
     "migrate_unmapped",
     "grouped_vmalloc",
@@ -37,7 +36,6 @@ _POLICIES: Final = (
 )
 _KINDS: Final = ("secretmem", "modules", "bpf", "mixed")
 _DEFAULT_MEMORY: Final = 4 << 30
-_DEFAULT_FRAGMENTATION: Final = 0.3
 _SLOW_FROM: Final = 100_000
 """Requests from which it matters that the engine is not compiled."""
 
@@ -50,7 +48,7 @@ _SLOW_FROM: Final = 100_000
 )
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit.")
 @click.option(
-    "--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Only this design; may be given several times. [default: all]"
+    "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Only this design; may be given several times. [default: all]"
 )
 @click.option("--memory", type=Size(), help="Physical memory, such as 4G. [default: the recorded host's, else 4G]")
 @click.option(
@@ -89,16 +87,17 @@ def whatif(
     if chart is not None and chart.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"{chart}: a chart is an .svg or .png file; give it such a name")
     check_files([chart], recordings=[file])
+    nr_cpus, tlb = 0, tuple["TlbPart", ...]()
     if synthetic is not None:
         if map_source == "recorded":
             raise UsageError("--map recorded needs a recording; leave it out with --synthetic")
         requests, physical = _synthetic(synthetic, count, seed, memory, fragmentation)
-        facts = Facts()
     else:
         assert file is not None
         requests, physical, facts = _recorded(file, seed, memory, fragmentation, map_source)
+        nr_cpus, tlb = facts.nr_cpus, facts.tlb
     outcomes = tuple(_replay_all(policies, requests, physical))
-    answer = report.WhatIf(requests, physical, seed, outcomes, map_source, facts.nr_cpus if cpus is None else cpus, facts.tlb)
+    answer = report.WhatIf(requests, physical, seed, outcomes, map_source, nr_cpus if cpus is None else cpus, tlb)
     if chart is not None:
         report.write_chart(answer, chart)
     click.echo(json.dumps(report.as_json(answer)) if as_json else report.as_table(answer), nl=as_json)
@@ -106,63 +105,28 @@ def whatif(
 
 def _synthetic(kind: str, count: int, seed: int, memory: int | None, fragmentation: float | None) -> tuple[Requests, Memory]:
     from uaptrace.policies.physical_memory import synthetic_memory
+    from uaptrace.policies.recorded import DEFAULT_FRAGMENTATION
     from uaptrace.policies.synthetic import synthetic_requests
 
     physical = synthetic_memory(
-        _DEFAULT_MEMORY if memory is None else memory, _DEFAULT_FRAGMENTATION if fragmentation is None else fragmentation, seed
+        _DEFAULT_MEMORY if memory is None else memory, DEFAULT_FRAGMENTATION if fragmentation is None else fragmentation, seed
     )
     return synthetic_requests(kind, count, seed), physical
 
 
 def _recorded(file: Path, seed: int, memory: int | None, fragmentation: float | None, map_source: str) -> tuple[Requests, Memory, Facts]:
-    from uaptrace.policies.physical_memory import recorded_memory
-    from uaptrace.policies.requests import requests_from_updates
+    from uaptrace.policies.recorded import recorded_question
     from uaptrace.recording import read_updates
 
-    facts = Facts()
-
-    def seen(updates: Iterable[Update]) -> Iterator[Update]:
-        for update in updates:
-            facts.see(update)
-            yield update
-
     with progress_bar("Reading") as progress:
-        requests = requests_from_updates(seen(read_updates(file, progress=progress)), plain(file.name))
-    if len(requests) == 0:
-        raise RecordingError(f"{file} has no request to replay; record a workload that uses memfd_secret, modules or BPF")
-    physical = recorded_memory(
-        facts.levels,
-        facts.buddyinfo,
-        size_bytes=memory,
-        host_bytes=facts.memory_bytes,
-        fragmentation=fragmentation,
-        default_fragmentation=_DEFAULT_FRAGMENTATION,
-        keep_map=map_source == "recorded",
-        seed=seed,
-    )
-    return requests, physical, facts
-
-
-class Facts:
-    """What a recording says about the host; nothing without one."""
-
-    def __init__(self) -> None:
-        self.levels: Any = None
-        self.buddyinfo = ""
-        self.memory_bytes: int | None = None
-        self.nr_cpus = 0
-        self.tlb: tuple[TlbPart, ...] = ()
-
-    def see(self, update: Update) -> None:
-        from uaptrace.model.updates import MapReading, Start
-
-        if isinstance(update, Start):
-            self.memory_bytes = update.host.memory_bytes
-            self.buddyinfo = update.host.buddyinfo
-            self.nr_cpus = update.host.nr_cpus
-            self.tlb = update.host.tlb
-        elif isinstance(update, MapReading) and update.complete and self.levels is None:
-            self.levels = update.levels.copy()
+        return recorded_question(
+            read_updates(file, progress=progress),
+            plain(file.name),
+            seed=seed,
+            memory=memory,
+            fragmentation=fragmentation,
+            keep_map=map_source == "recorded",
+        )
 
 
 def _replay_all(policies: tuple[str, ...], requests: Requests, memory: Memory) -> list[Outcome]:
