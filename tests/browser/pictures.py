@@ -67,6 +67,18 @@ def seconds_of(recording: Path) -> float:
         source.close()
 
 
+def has_series(recording: Path) -> bool:
+    """Whether its kernel has the unmapped cache: what is shown of another lacks that dashboard's figures."""
+    from uaptrace.session.replay import ReplaySource
+
+    source = ReplaySource(recording, None, budget_s=None)
+    try:
+        snapshot = source.latest()
+        return snapshot is not None and snapshot.host.has_series
+    finally:
+        source.close()
+
+
 def shrink(picture: Path) -> int:
     """Write a PNG again with a palette of 256 colours, which graphs and text do not miss; its size in bytes."""
     with Image.open(picture) as image:
@@ -118,7 +130,9 @@ def main() -> int:
     parser.add_argument("--end", type=float, help="with --prometheus: to")
     parser.add_argument("--scrape-interval", type=int, default=1, metavar="SECONDS", help="with --prometheus: as it scrapes")
     parser.add_argument(
-        "--host", metavar="INSTANCE", help="the one host that is shown alone; default: the first recording, without its suffix"
+        "--host",
+        metavar="INSTANCE",
+        help="the one host that is shown alone; default: the first recording of a kernel with the series, without its suffix",
     )
     options = parser.parse_args()
     if options.prometheus:
@@ -130,7 +144,8 @@ def main() -> int:
         recordings = options.recordings or queries.RECORDINGS
         if not recordings:
             parser.error("no recording: name one, or put some into tests/data")
-        faults = replay(recordings, options.seconds or max(map(seconds_of, recordings)), options.host or recordings[0].stem, options.out)
+        host = options.host or next(filter(has_series, recordings), recordings[0]).stem
+        faults = replay(recordings, options.seconds or max(map(seconds_of, recordings)), host, options.out)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
