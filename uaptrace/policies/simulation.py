@@ -15,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uaptrace.abi.units import NR_ORDERS, PAGE_SIZE, PAGES_PER_2M, REGIONS_PER_1G, Level, pages_to_bytes
-from uaptrace.policies.engine_layout import ABSENT, CACHE_LISTS, DEFAULT, NR_LISTS, NR_TYPES, Count, Design, Op, RequestFlag, State
+from uaptrace.policies.engine_layout import (
+    ABSENT,
+    CACHE_LISTS,
+    DEFAULT,
+    FREETYPE_UNMAPPED,
+    NR_LISTS,
+    NR_TYPES,
+    Count,
+    Design,
+    Op,
+    RequestFlag,
+    State,
+)
 from uaptrace.policies.physical_memory import Memory
 from uaptrace.policies.requests import Requests
 
@@ -212,7 +224,8 @@ def _held_runs(s: Any) -> Iterator[tuple[int, int]]:
 def page_balance(simulation: Simulation) -> Mapping[str, int]:
     """Where every page is, counted from the lists and blocks themselves: for tests of conservation.
 
-    ``free`` (page allocator), ``cached``, ``held``, ``reserved`` (the pool's area, not in a chunk).
+    ``free`` (page allocator), ``cached`` (of FREETYPE_UNMAPPED: free in the page allocator, in a block of that type), ``held``,
+    ``reserved`` (the pool's area, not in a chunk).
     AssertionError where a page is in two places.
     """
     s = simulation.state
@@ -228,7 +241,8 @@ def page_balance(simulation: Simulation) -> Mapping[str, int]:
     for name, orders in (("free", s.zorder), ("cached", s.corder)):
         for page in np.flatnonzero(orders >= 0).tolist():
             assert page % (1 << int(orders[page])) == 0, f"block at {page} is not aligned"
-            take(name, page, 1 << int(orders[page]))
+            is_kept = name == "free" and s.block_type[page // PAGES_PER_2M] == FREETYPE_UNMAPPED
+            take("cached" if is_kept else name, page, 1 << int(orders[page]))
     head = nr_pages + NR_LISTS - 1
     page = int(s.nxt[head])
     while page != head:
