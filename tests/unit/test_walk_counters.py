@@ -100,6 +100,17 @@ def test_counters_count_all_cpus_and_only_from_when_they_were_opened() -> None:
 
 
 @needs_counters
+def test_a_counter_of_which_the_kernel_says_nothing_more_keeps_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WalkCounters(SOFTWARE, CPUS) as counters:
+        time.sleep(0.01)
+        before = counters.read()
+        monkeypatch.setattr("uaptrace.kernel.perf_counters.os.read", lambda fd, size: b"")
+        after = counters.read()
+    assert (after.cycles, after.walks) == (before.cycles, before.walks)
+    assert after.counted_share == 0.0
+
+
+@needs_counters
 def test_counters_that_are_closed_leave_nothing_open() -> None:
     before = set(os.listdir("/proc/self/fd"))
     counters = WalkCounters(SOFTWARE, CPUS)

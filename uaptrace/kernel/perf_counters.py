@@ -7,6 +7,7 @@ Numbers and layout are those of include/uapi/linux/perf_event.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -59,5 +60,8 @@ def open_counter(event: PerfEvent, cpu: int) -> int:
 
 
 def read_counter(fd: int) -> Count:
-    """What it has counted. Raises OSError."""
-    return Count(*_READING.unpack(os.read(fd, _READING.size)))
+    """What it has counted. Raises OSError, also where the kernel no longer says."""
+    data = os.read(fd, _READING.size)
+    if len(data) != _READING.size:
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+    return Count(*_READING.unpack(data))
