@@ -18,6 +18,8 @@ WORKERS ?= 2
 HOURS ?= 2
 RELEASE ?=
 KERNELS ?=
+# Where packages of a release that was named go: dist/*.deb are those of this machine's.
+DEBS := dist$(if $(RELEASE),/debian-$(RELEASE))
 # What took longest is listed at the end: CI has a limit.
 PYTEST_SHARED := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --durations 30 --durations-min 5
 
@@ -80,9 +82,9 @@ clean:
 
 # The Debian package for the release of this machine, or of another one: sudo make deb RELEASE=13
 deb: setup
-	packaging/build-deb dist $(RELEASE)
+	packaging/build-deb $(DEBS) $(RELEASE)
 
 # The package as a user installs it, on hosts of their own in QEMU, one for each kernel: sudo make test-package RELEASE=13 KERNELS='6.12 7.3'
 # Root only; a kernel took 37 minutes beside other work.
 test-package: setup packages deb
-	UAPTRACE_TEST_PACKAGE=$$(ls -t dist/*.deb | head -1) UAPTRACE_TEST_KERNELS='$(KERNELS)' $(BIN)/pytest packaging/tests -s $(PYTEST_ARGS)
+	UAPTRACE_TEST_PACKAGE=$$(ls -t $(DEBS)/*.deb | head -1) UAPTRACE_TEST_KERNELS='$(KERNELS)' $(BIN)/pytest packaging/tests -s $(PYTEST_ARGS)
