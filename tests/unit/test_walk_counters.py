@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from uaptrace.kernel.processor import Processor, online_cpus, parse_cpu_numbers
 from uaptrace.kernel.walk_events import WalkEvents, family_and_model, walk_events
 from uaptrace.model.walks import WalkCounts
 
+TOP = Path(__file__).parents[2]
 CPUS = online_cpus(Path("/"))
 # What needs no PMU: time of the processors, and switches from one task to the next.
 SOFTWARE = WalkEvents((SOFTWARE_CONTEXT_SWITCHES,), (), SOFTWARE_CPU_CLOCK)
@@ -108,6 +111,27 @@ def test_a_counter_of_which_the_kernel_says_nothing_more_keeps_what_it_had(monke
         after = counters.read()
     assert (after.cycles, after.walks) == (before.cycles, before.walks)
     assert after.counted_share == 0.0
+
+
+@needs_counters
+@pytest.mark.skipif(os.geteuid() != 0, reason="privileges can be given up by root only")
+def test_they_are_read_without_any_privilege() -> None:
+    """As the daemon does: opened by root, read by nobody."""
+    script = """
+import os
+from uaptrace.process.limits import keep_single_threaded
+keep_single_threaded()
+from uaptrace.cost.walks import WalkCounters
+from uaptrace.kernel.perf_counters import SOFTWARE_CONTEXT_SWITCHES, SOFTWARE_CPU_CLOCK
+from uaptrace.kernel.walk_events import WalkEvents
+from uaptrace.process.privileges import drop_privileges
+with WalkCounters(WalkEvents((SOFTWARE_CONTEXT_SWITCHES,), (), SOFTWARE_CPU_CLOCK), [0]) as counters:
+    drop_privileges()
+    print(os.geteuid(), counters.read().cycles > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[1:]) == (0, ["True"]), done.stderr
+    assert done.stdout.split()[0] != "0"
 
 
 @needs_counters
