@@ -2,8 +2,8 @@
 """What a processor calls its walks of page tables for data: raw events by CPUID.
 
 From the event tables that perf has, which are the vendors' own (linux, tools/perf/pmu-events/arch/x86: virtual-memory.json of haswellx,
-broadwellx, skylakex, icelakex, sapphirerapids and graniterapids, memory.json of amdzen1 to amdzen4, load-store.json of amdzen5). Hybrid
-processors are left out: each kind of their cores has a PMU of its own.
+broadwellx, skylakex, icelakex, sapphirerapids and graniterapids, memory.json of amdzen1, amdzen2 and amdzen4, load-store.json of
+amdzen5). Hybrid processors are left out: each kind of their cores has a PMU of its own.
 """
 
 from __future__ import annotations
