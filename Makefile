@@ -85,6 +85,6 @@ deb: setup
 	packaging/build-deb $(DEBS) $(RELEASE)
 
 # The package as a user installs it, on hosts of their own in QEMU, one for each kernel: sudo make test-package RELEASE=13 KERNELS='6.12 7.3'
-# Root only; a kernel takes 11 minutes.
+# Root only; a kernel takes 7 to 11 minutes.
 test-package: setup packages deb
 	UAPTRACE_TEST_PACKAGE=$$(ls -t $(DEBS)/*.deb | head -1) UAPTRACE_TEST_KERNELS='$(KERNELS)' $(BIN)/pytest packaging/tests -s $(PYTEST_ARGS)
