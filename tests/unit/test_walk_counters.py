@@ -19,11 +19,11 @@ from uaptrace.abi.errors import CannotTraceError
 from uaptrace.commands.cost import cost, walks_to_json, walks_to_text
 from uaptrace.commands.serve import serve
 from uaptrace.cost import walks
+from uaptrace.cost.walk_events import WalkEvents, family_and_model, walk_events
 from uaptrace.cost.walks import WalkCounters, open_walk_counters
+from uaptrace.ebpf.perf_counters import SOFTWARE_CONTEXT_SWITCHES, SOFTWARE_CPU_CLOCK, PerfEvent
 from uaptrace.exporter.rendering import HttpStatistics, Renderer
-from uaptrace.kernel.perf_counters import SOFTWARE_CONTEXT_SWITCHES, SOFTWARE_CPU_CLOCK, PerfEvent
 from uaptrace.kernel.processor import Processor, online_cpus, parse_cpu_numbers
-from uaptrace.kernel.walk_events import WalkEvents, family_and_model, walk_events
 from uaptrace.model.walks import WalkCounts
 
 TOP = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_a_counter_of_which_the_kernel_says_nothing_more_keeps_what_it_had(monke
     with WalkCounters(SOFTWARE, CPUS) as counters:
         time.sleep(0.01)
         before = counters.read()
-        monkeypatch.setattr("uaptrace.kernel.perf_counters.os.read", lambda fd, size: b"")
+        monkeypatch.setattr("uaptrace.ebpf.perf_counters.os.read", lambda fd, size: b"")
         after = counters.read()
     assert (after.cycles, after.walks) == (before.cycles, before.walks)
     assert after.counted_share == 0.0
@@ -122,8 +122,8 @@ import os
 from uaptrace.process.limits import keep_single_threaded
 keep_single_threaded()
 from uaptrace.cost.walks import WalkCounters
-from uaptrace.kernel.perf_counters import SOFTWARE_CONTEXT_SWITCHES, SOFTWARE_CPU_CLOCK
-from uaptrace.kernel.walk_events import WalkEvents
+from uaptrace.ebpf.perf_counters import SOFTWARE_CONTEXT_SWITCHES, SOFTWARE_CPU_CLOCK
+from uaptrace.cost.walk_events import WalkEvents
 from uaptrace.process.privileges import drop_privileges
 with WalkCounters(WalkEvents((SOFTWARE_CONTEXT_SWITCHES,), (), SOFTWARE_CPU_CLOCK), [0]) as counters:
     drop_privileges()

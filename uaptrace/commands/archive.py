@@ -18,7 +18,7 @@ from uaptrace.commands.progress_bar import progress_bar
 from uaptrace.commands.report import SUFFIXES
 from uaptrace.commands.strict import StrictCommand
 from uaptrace.commands.types import MAX_COUNT
-from uaptrace.commands.whatif import POLICIES
+from uaptrace.commands.whatif import policy_option, seed_option
 from uaptrace.process.plain import plain
 
 Result = TypeVar("Result")
@@ -72,10 +72,8 @@ def add(recordings: tuple[Path, ...], place: str, jobs: int, dask: str | None) -
 
 @archive.command(cls=StrictCommand)
 @click.argument("recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit.")
-@click.option(
-    "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Only this design; may be given several times. [default: all]"
-)
+@seed_option
+@policy_option
 @_player_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, each recording by itself too.")
 def whatif(recordings: tuple[Path, ...], seed: int, policies: tuple[str, ...], jobs: int, dask: str | None, as_json: bool) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from uaptrace.policies.requests import Requests
     from uaptrace.policies.simulation import Outcome
 
-POLICIES: Final = (
+_POLICIES: Final = (
     "none",
     "migrate_unmapped",
     "grouped_vmalloc",
@@ -40,16 +40,22 @@ _SLOW_FROM: Final = 100_000
 """Requests from which it matters that the engine is not compiled."""
 
 
+seed_option: Final = click.option(
+    "--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit."
+)
+policy_option: Final = click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Only this design; may be given several times. [default: all]"
+)
+
+
 @click.command(cls=StrictCommand)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--synthetic", type=click.Choice(_KINDS), help="Make requests of this kind instead of reading a recording.")
 @click.option(
     "--requests", "count", type=click.IntRange(1, 50_000_000), default=100_000, show_default=True, help="Number of synthetic requests."
 )
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=1, show_default=True, help="Same seed, same answer, bit for bit.")
-@click.option(
-    "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="Only this design; may be given several times. [default: all]"
-)
+@seed_option
+@policy_option
 @click.option("--memory", type=Size(), help="Physical memory, such as 4G. [default: the recorded host's, else 4G]")
 @click.option(
     "--fragmentation",

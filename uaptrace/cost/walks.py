@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Self
 
 from uaptrace.abi.errors import CannotTraceError
-from uaptrace.kernel.perf_counters import PerfEvent, open_counter, read_counter
+from uaptrace.cost.walk_events import WalkEvents, walk_events
+from uaptrace.ebpf.perf_counters import PerfEvent, open_counter, read_counter
 from uaptrace.kernel.processor import online_cpus
 from uaptrace.kernel.tlb import this_cpuid
-from uaptrace.kernel.walk_events import WalkEvents, walk_events
-from uaptrace.model.walks import ScaledCount, WalkCounts
+from uaptrace.model.walks import Count, ScaledCount, WalkCounts
 
 
 class WalkCounters:
@@ -44,7 +44,7 @@ class WalkCounters:
         for counters in self._counters.values():
             for fd, scaled in counters:
                 with contextlib.suppress(OSError):
-                    count = read_counter(fd)
+                    count = Count(*read_counter(fd))
                     scaled.take(count)
                     enabled_ns += count.enabled_ns
                     running_ns += count.running_ns

@@ -6,24 +6,18 @@ Numbers and layout are those of include/uapi/linux/perf_event.h.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 from dataclasses import dataclass
 from typing import Final
 
-from uaptrace.model.walks import Count
+from uaptrace.ebpf.perf_events import PerfEventAttr, perf_event_open
 
-_SYS_PERF_EVENT_OPEN: Final = 298
-"""On x86-64."""
 _HARDWARE, _SOFTWARE, _RAW = 0, 1, 4
 _TIMES: Final = 1 | 2
 """PERF_FORMAT_TOTAL_TIME_ENABLED and PERF_FORMAT_TOTAL_TIME_RUNNING."""
 _EXCLUDE_USER, _EXCLUDE_HV, _EXCLUDE_GUEST = 1 << 4, 1 << 6, 1 << 20
-_CLOSE_ON_EXEC: Final = 8
-_ATTRIBUTES: Final = struct.Struct("=IIQQQQQIIQ")
-"""The first published size of struct perf_event_attr, which each kernel takes."""
 _READING: Final = struct.Struct("=QQQ")
 
 
@@ -48,20 +42,14 @@ def raw_event(event: int, unit_mask: int, counter_mask: int = 0) -> PerfEvent:
 def open_counter(event: PerfEvent, cpu: int) -> int:
     """A descriptor for read_counter(). It counts from now on, whatever runs on that CPU. Raises OSError."""
     flags = _EXCLUDE_USER | _EXCLUDE_HV | _EXCLUDE_GUEST
-    attributes = _ATTRIBUTES.pack(event.kind, _ATTRIBUTES.size, event.config, 0, 0, _TIMES, flags, 0, 0, 0)
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
-    number = (ctypes.c_long(_SYS_PERF_EVENT_OPEN), attributes, ctypes.c_int(-1), ctypes.c_int(cpu), ctypes.c_int(-1))
-    fd: int = call(*number, ctypes.c_ulong(_CLOSE_ON_EXEC))
-    if fd < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return fd
+    return perf_event_open(PerfEventAttr(type=event.kind, config=event.config, read_format=_TIMES, flags=flags), cpu)
 
 
-def read_counter(fd: int) -> Count:
-    """What it has counted. Raises OSError, also where the kernel no longer says."""
+def read_counter(fd: int) -> tuple[int, int, int]:
+    """Events counted, and for how long it was enabled and really counted, in nanoseconds. Raises OSError, also where the kernel no
+    longer says."""
     data = os.read(fd, _READING.size)
     if len(data) != _READING.size:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    return Count(*_READING.unpack(data))
+    value, enabled_ns, running_ns = _READING.unpack(data)
+    return value, enabled_ns, running_ns

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from uaptrace.kernel.perf_counters import HARDWARE_CYCLES, PerfEvent, raw_event
+from uaptrace.ebpf.perf_counters import HARDWARE_CYCLES, PerfEvent, raw_event
 from uaptrace.kernel.tlb import Cpuid, vendor_of
 
 _SIGNATURE: Final = 1
