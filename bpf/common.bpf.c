@@ -36,8 +36,6 @@ BPF_F_TABLE("array", u32, struct uap_words, counters, 1, 1024 /* BPF_F_MMAPABLE 
 BPF_PERCPU_ARRAY(scratch, struct uap_scratch, 8);
 /* Tasks inside unmapped_pages_alloc(): what __alloc_pages() looks at before it looks for the task. */
 BPF_ARRAY(nr_in_cache, u64, 1);
-/* Splits seen, by any task, of any mapping. */
-BPF_ARRAY(nr_splits, u64, 1);
 
 /*
  * Helpers that not every kernel has, by their numbers in include/uapi/linux/bpf.h. A constant of the kernel says whether it has
@@ -106,22 +104,31 @@ static __always_inline void add(u32 counter, u64 n)
 		add_to(w, counter, n);
 }
 
-static __always_inline void time_call_to(u64 *w, u32 histogram, u64 ns)
+/* Which word of a histogram: 2^bucket is the highest power of two that is no more than ns. */
+static __always_inline u32 bucket_of(u64 ns)
 {
 	u32 bucket = 0;
 	u64 v = ns;
 
-	if (v >> 31) {
-		bucket = 31;
-	} else {
-		if (v >> 16) { bucket += 16; v >>= 16; }
-		if (v >> 8) { bucket += 8; v >>= 8; }
-		if (v >> 4) { bucket += 4; v >>= 4; }
-		if (v >> 2) { bucket += 2; v >>= 2; }
-		if (v >> 1) bucket += 1;
-	}
+	if (v >> 31)
+		return 31;
+	if (v >> 16) { bucket += 16; v >>= 16; }
+	if (v >> 8) { bucket += 8; v >>= 8; }
+	if (v >> 4) { bucket += 4; v >>= 4; }
+	if (v >> 2) { bucket += 2; v >>= 2; }
+	if (v >> 1) bucket += 1;
+	return bucket;
+}
+
+static __always_inline void count_call(u64 *w, u32 histogram, u32 bucket, u64 ns)
+{
 	add_to(w, UAP_C_HISTOGRAM + histogram * UAP_HISTOGRAM_BUCKETS + bucket, 1);
 	add_to(w, UAP_C_HISTOGRAM_SUM + histogram, ns);
+}
+
+static __always_inline void time_call_to(u64 *w, u32 histogram, u64 ns)
+{
+	count_call(w, histogram, bucket_of(ns), ns);
 }
 
 static __always_inline void time_call(u32 histogram, u64 ns)

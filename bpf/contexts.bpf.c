@@ -10,14 +10,13 @@ struct uap_name {
 /* What a task is in the middle of. One for each task inside a hooked call. */
 struct uap_context {
 	u64 users;		/* 1: of the task in key. Others that tried this place add to it for a moment */
+	u64 passed;		/* not 0: a task whose first place this is may have its context at a later one */
 	u64 key;		/* task_key(), 0: free */
 	struct uap_name name;	/* of the process tgid, which was sent. These two stay from one task of the place to the next */
 	u64 tgid;
 	u64 map_ns;		/* set_direct_map_*(): time in the attribute changes that it makes */
 	u64 map_end_ns;		/* when the last of them returned */
 	u64 map_pfn;
-	u64 map_entry;		/* address of its page-table entry, 0: it is in no 4K mapping */
-	u64 map_nr_splits;	/* splits anywhere when that was read */
 	u64 cpa[4];		/* struct cpa_data of each level of recursion */
 	u64 cpa_start_ns;
 	u64 cache_start_ns;	/* unmapped_pages_alloc() */
@@ -32,7 +31,6 @@ struct uap_context {
 	u32 nr_invalid;		/* set_direct_map_invalid calls since the refill */
 	u32 nr_failed;
 	u32 shrink_asked;
-	u8 map_before;
 	u8 in_map;
 	u8 cpa_depth;
 	u8 in_cache;
@@ -46,7 +44,7 @@ struct uap_context {
 	u8 flush_covers;
 	u8 in_shrink;
 	u8 rolled_back;		/* pages of the refill were made present again: it is being undone */
-	u8 pad[6];
+	u8 pad[3];
 };
 
 #define UAP_TASK_BITS 12
@@ -58,12 +56,17 @@ struct uap_context {
  */
 BPF_ARRAY(tasks, struct uap_context, 1 << UAP_TASK_BITS);
 
-/* Idle tasks all have tid 0: tell them apart by CPU. */
-static __always_inline u32 task_key(void)
+/* id: bpf_get_current_pid_tgid(). Idle tasks all have tid 0: tell them apart by CPU. */
+static __always_inline u32 key_of(u64 id)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = id;
 
 	return tid ? tid : bpf_get_smp_processor_id() | 0x80000000U;
+}
+
+static __always_inline u32 task_key(void)
+{
+	return key_of(bpf_get_current_pid_tgid());
 }
 
 /* One of the places where a task's context may be. */
@@ -85,6 +88,8 @@ static __always_inline struct uap_context *context_of(u32 key)
 
 		if (c && c->key == key)
 			return c;
+		if (c && !i && !c->passed)
+			return 0;
 	}
 	return 0;
 }
@@ -97,29 +102,36 @@ static __always_inline struct uap_context *find_context(void)
 /*
  * A place is taken by adding one to its users and finding that nobody else has: who finds more goes on to the next one. Two that come
  * at the same time may both go on; two can never both find one. 5.10 has no atomic operation that gives the value before it.
+ * What the task before it left there is of calls that returned: those that begin one set what belongs to it.
  */
+static __always_inline struct uap_context *take_place(u32 key, u32 attempt)
+{
+	struct uap_context *c = context_at(key, attempt);
+
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&c->users, 1);
+	if (*(volatile u64 *)&c->users == 1) {
+		*(volatile u64 *)&c->key = key;
+		return c;
+	}
+	__sync_fetch_and_add(&c->users, -1);
+	*(volatile u64 *)&c->passed = 1;
+	return 0;
+}
+
 static __always_inline struct uap_context *make_context_of(u32 key)
 {
 	struct uap_context *c = context_of(key);
-	u32 i, at;
+	u32 i;
 
 	if (c)
 		return c;
 #pragma unroll
 	for (i = 0; i < UAP_TASK_TRIES; i++) {
-		c = context_at(key, i);
-		if (!c)
-			continue;
-		__sync_fetch_and_add(&c->users, 1);
-		if (*(volatile u64 *)&c->users == 1) {
-			/* Word by word: of a memset() from the middle on, LLVM 14 makes a store for each byte. */
-#pragma unroll
-			for (at = __builtin_offsetof(struct uap_context, map_ns) / 8; at < sizeof(*c) / 8; at++)
-				((u64 *)c)[at] = 0;
-			*(volatile u64 *)&c->key = key;
+		c = take_place(key, i);
+		if (c)
 			return c;
-		}
-		__sync_fetch_and_add(&c->users, -1);
 	}
 	add(UAP_C_CONTEXT_LOST, 1);
 	return 0;

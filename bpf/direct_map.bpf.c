@@ -6,33 +6,33 @@
 
 /* ---- set_direct_map_*() ---- */
 
-static __always_inline u64 splits_seen(void)
+/* c: of the current task, whose id it is. */
+static __always_inline void send_set(struct uap_context *c, u64 id, u64 *w, u64 pfn, u32 nr, u32 flags, int ret, u64 ns, u64 end_ns)
 {
-	u32 zero = 0;
-	u64 *nr = nr_splits.lookup(&zero);
+	u32 after = mapping_of(direct_address(pfn));
+	struct uap_record *r;
 
-	return nr ? *nr : 0;
-}
-
-/* How a page is mapped before the call. What comes after it is then read where its entry is. */
-static __always_inline void map_before(struct uap_context *c, u64 address)
-{
-	u64 entry = 0, table = 0;
-
-	c->map_nr_splits = splits_seen();
-	c->map_before = walk(address, &entry, &table);
-	c->map_entry = table ? table + ((address >> 12) & 511) * 8 : 0;
-}
-
-/*
- * And after it. A page table goes away only when its region becomes one large mapping; for a page of that region to be in a 4K mapping
- * again, which it is where this call changed it, a split must have come since. Then, and where there was no 4K mapping, all is read.
- */
-static __always_inline u32 map_after(struct uap_context *c)
-{
-	if (c->map_entry && c->map_nr_splits == splits_seen())
-		return mapping_by(read_u64(c->map_entry));
-	return mapping_of(direct_address(c->map_pfn));
+	add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID : UAP_C_SET_DEFAULT, 1);
+	if (ret)
+		add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID_FAILED : UAP_C_SET_DEFAULT_FAILED, 1);
+	if (c->in_cache) {
+		flags |= UAP_F_IN_CACHE;
+		if (ret)
+			c->nr_failed++;
+	}
+	if (c->in_shrink)
+		flags |= UAP_F_IN_SHRINK;
+	r = begin_record_of(UAP_SET_DIRECT_MAP, end_ns, c, id);
+	if (!r)
+		return;
+	r->pfn = pfn;
+	r->nr_pages = nr;
+	r->after = after;
+	r->aux = ret;
+	r->duration_ns = saturate(ns);
+	r->flags = flags;
+	r->nr_present = after && !(after & UAP_ABSENT) ? 1 : 0;
+	submit_to(w, r, UAP_SET_DIRECT_MAP);
 }
 
 static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
@@ -49,7 +49,6 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
 	c->map_pfn = pfn;
 	c->map_nr = nr;
 	c->map_flags = flags;
-	map_before(c, direct_address(pfn));
 	if (c->in_cache && (flags & UAP_F_DEFAULT))
 		c->rolled_back = 1;
 	if (c->in_cache && (flags & UAP_F_INVALID)) {
@@ -71,43 +70,20 @@ static __always_inline int map_enter(u64 page, u32 nr, u32 flags)
  */
 static __always_inline int map_exit(int ret)
 {
-	struct uap_context *c = find_context();
-	struct uap_record *r;
+	u64 id = bpf_get_current_pid_tgid();
+	struct uap_context *c = context_of(key_of(id));
 	u64 *w = words();
 	u64 end_ns;
-	u32 flags;
 
 	if (!c || !c->in_map || !w)
 		return 0;
-	flags = c->map_flags;
-	end_ns = c->map_end_ns;
 	c->in_map = 0;
-	add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID : UAP_C_SET_DEFAULT, 1);
-	if (ret)
-		add_to(w, flags & UAP_F_INVALID ? UAP_C_SET_INVALID_FAILED : UAP_C_SET_DEFAULT_FAILED, 1);
+	end_ns = c->map_end_ns;
 	if (end_ns)
-		time_call_to(w, flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, c->map_ns);
+		time_call_to(w, c->map_flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, c->map_ns);
 	else
 		end_ns = bpf_ktime_get_ns();
-	if (c->in_cache) {
-		flags |= UAP_F_IN_CACHE;
-		if (ret)
-			c->nr_failed++;
-	}
-	if (c->in_shrink)
-		flags |= UAP_F_IN_SHRINK;
-	r = begin_record_at(UAP_SET_DIRECT_MAP, end_ns, c);
-	if (r) {
-		r->pfn = c->map_pfn;
-		r->nr_pages = c->map_nr;
-		r->before = c->map_before;
-		r->after = map_after(c);
-		r->aux = ret;
-		r->duration_ns = saturate(c->map_ns);
-		r->flags = flags;
-		r->nr_present = r->after && !(r->after & UAP_ABSENT) ? 1 : 0;
-		submit_to(w, r, UAP_SET_DIRECT_MAP);
-	}
+	send_set(c, id, w, c->map_pfn, c->map_nr, c->map_flags, ret, c->map_ns, end_ns);
 	drop_context_if_idle(c);
 	return 0;
 }
@@ -236,38 +212,88 @@ static __always_inline void send_presence(u64 cpa, int ret, u64 ns)
 	}
 }
 
-static __always_inline int cpa_exit(int ret)
+/* A field of the struct cpa_data that an exit program was given: where its type is known, a plain load reads it. */
+static __always_inline u64 cpa_field(u64 *ctx, const int via, u64 cpa, u64 offset)
 {
-	struct uap_context *c = find_context();
+	return via == UAP_VIA_ARGUMENTS ? load_u64(ctx[0] + offset) : cpa_word(cpa, offset);
+}
+
+/*
+ * Where the function returns to that this exit program is on. Its trampoline was come to from the function's first instruction: by a
+ * call, which left the address after it on the stack, or by a jump (7.3). It lies after the arguments, the result and a frame pointer.
+ */
+static __always_inline u64 returns_to(u64 *ctx, u32 nr_arguments, u64 code, u64 code_bytes)
+{
+	u64 address = read_u64((u64)(ctx + nr_arguments + 2));
+
+	if (address - code < code_bytes)
+		address = read_u64((u64)(ctx + nr_arguments + 3));
+	return address;
+}
+
+/*
+ * Which set_direct_map_*() an attribute change is all of, by where it returns to, as flags of its record; 0: none. So nothing has to be
+ * hooked on those.
+ */
+static __always_inline u32 set_by_caller(u64 *ctx, u64 cpa)
+{
+	u64 caller = returns_to(ctx, 2, UAP_CPA_CODE, UAP_CPA_CODE_BYTES);
+
+	if (caller - UAP_SET_INVALID_CODE < UAP_SET_INVALID_CODE_BYTES)
+		return UAP_F_INVALID;
+	if (caller - UAP_SET_DEFAULT_CODE < UAP_SET_DEFAULT_CODE_BYTES)
+		return UAP_F_DEFAULT;
+	if (caller - UAP_SET_VALID_CODE < UAP_SET_VALID_CODE_BYTES)
+		return UAP_F_VALID_NR | (cpa_field(ctx, UAP_VIA_ARGUMENTS, cpa, UAP_CPA_MASK_SET) & UAP_PRESENT ? UAP_F_DEFAULT : UAP_F_INVALID);
+	/* No code: a kernel that lays out its trampolines in a third way. Which calls these are is then not known, and it is said. */
+	if (caller < UAP_KERNEL_IMAGE)
+		add(UAP_C_CONTEXT_LOST, 1);
+	return 0;
+}
+
+static __always_inline int cpa_exit(u64 *ctx, const int via, int ret)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct uap_context *c = context_of(key_of(id));
 	u64 *w = words();
-	u64 ns = 0, cpa;
+	u64 ns = 0, end_ns = 0, cpa;
+	u32 bucket = 0, flags = 0;
 
 	if (!c || !c->cpa_depth || !w)
 		return 0;
 	c->cpa_depth--;
 	cpa = c->cpa[bounded(c->cpa_depth, 3)];
 	if (!c->cpa_depth) {
-		u64 end_ns = bpf_ktime_get_ns();
-
+		end_ns = bpf_ktime_get_ns();
 		ns = end_ns - c->cpa_start_ns;
+		bucket = bucket_of(ns);
 		add_to(w, UAP_C_CPA, 1);
 		if (ret)
 			add_to(w, UAP_C_CPA_FAILED, 1);
-		time_call_to(w, UAP_H_CPA, ns);
+		count_call(w, UAP_H_CPA, bucket, ns);
 		if (c->in_map) {
 			c->map_ns += ns;
 			c->map_end_ns = end_ns;
 		}
+		if (via == UAP_VIA_ARGUMENTS && UAP_CPA_CODE_BYTES)
+			flags = set_by_caller(ctx, cpa);
 	}
-	/* set_direct_map_*() sends its own record. */
-	if (!c->in_map && ((cpa_word(cpa, UAP_CPA_MASK_SET) | cpa_word(cpa, UAP_CPA_MASK_CLR)) & UAP_PRESENT))
+	if (flags) {
+		u64 address = read_u64(cpa_field(ctx, via, cpa, UAP_CPA_VADDR));
+		u32 nr = flags & UAP_F_VALID_NR ? cpa_field(ctx, via, cpa, UAP_CPA_NUMPAGES) : 1;
+
+		count_call(w, flags & UAP_F_INVALID ? UAP_H_SET_INVALID : UAP_H_SET_DEFAULT, bucket, ns);
+		send_set(c, id, w, (address - UAP_PAGE_OFFSET) >> 12, nr, flags, ret, ns, end_ns);
+	} else if (!c->in_map && ((cpa_field(ctx, via, cpa, UAP_CPA_MASK_SET) | cpa_field(ctx, via, cpa, UAP_CPA_MASK_CLR)) & UAP_PRESENT)) {
+		/* Where set_direct_map_*() has programs, they send the record. */
 		send_presence(cpa, ret, ns);
+	}
 	drop_context_if_idle(c);
 	return 0;
 }
 
-ENTER(CPA, cpa_enter(ARG(0)))
-EXIT(CPA, 2, cpa_exit((int)RESULT))
+ENTER(CPA, cpa_enter(SCALAR(0)))
+EXIT(CPA, 2, cpa_exit((u64 *)ctx, via, (int)RESULT))
 
 /*
  * Inside __change_page_attr_set_clr() only a split that succeeded calls flush_tlb_all(): the split functions
@@ -278,14 +304,11 @@ static __always_inline int split_seen(void *ctx)
 	struct uap_context *c = find_context();
 	struct uap_record *r;
 	u64 cpa, given, address, pfn;
-	u32 level, flags = 0, split, nr, stack, zero = 0;
-	u64 *nr_seen = nr_splits.lookup(&zero);
+	u32 level, flags = 0, split, nr, stack;
 
 	add(UAP_C_FLUSH_ALL, 1);
 	if (!c || !c->cpa_depth)
 		return 0;
-	if (nr_seen)
-		__sync_fetch_and_add(nr_seen, 1);
 	cpa = c->cpa[bounded(c->cpa_depth - 1, 3)];
 	/* Before there is more than one way to come here: the verifier follows it once for each. */
 	stack = send_stack(ctx, 0);

@@ -31,7 +31,7 @@ struct uap_record {
 	int aux;			/* what it means depends on the kind */
 	unsigned char kind;		/* enum uap_kind */
 	unsigned char order;
-	unsigned char before;		/* enum uap_mapping: read from the page tables on entry */
+	unsigned char before;		/* enum uap_mapping: SPLIT: what was split; SET_DIRECT_MAP of older recordings: on entry */
 	unsigned char after;		/* enum uap_mapping: read from the page tables on exit */
 	unsigned short nr_present;	/* pages of the block that are in the direct map now */
 	unsigned short flags;		/* enum uap_flag */

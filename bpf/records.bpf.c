@@ -37,6 +37,23 @@ static __always_inline int same_name(struct uap_name *a, struct uap_name *b)
 
 #define UAP_NO_TGID ~0ULL
 
+/* What the process of the current task is called. */
+static __always_inline void read_name(struct uap_name *name)
+{
+	u64 leader;
+
+	if (UAP_HAS_TASK_BTF) {
+		leader = load_u64(task_btf() + UAP_TASK_GROUP_LEADER);
+		name->comm[0] = load_u64(leader + UAP_TASK_COMM);
+		name->comm[1] = load_u64(leader + UAP_TASK_COMM + 8);
+		name->start_ns = load_u64(leader + UAP_TASK_START_TIME);
+	} else {
+		leader = read_u64(bpf_get_current_task() + UAP_TASK_GROUP_LEADER);
+		bpf_probe_read_kernel(name->comm, sizeof(name->comm), (void *)(leader + UAP_TASK_COMM));
+		name->start_ns = read_u64(leader + UAP_TASK_START_TIME);
+	}
+}
+
 /*
  * The name of the process goes before its first record, and again when it changes (exec) or the tgid is another process's. It is
  * the name of the group's leader: threads may have names of their own. Idle tasks all have tgid 0: one name does for all.
@@ -49,18 +66,7 @@ static __always_inline void name_task(u64 id, struct uap_context *c)
 	struct uap_record *r;
 	u64 *p;
 
-	if (UAP_HAS_TASK_BTF) {
-		u64 leader = load_u64(task_btf() + UAP_TASK_GROUP_LEADER);
-
-		name.comm[0] = load_u64(leader + UAP_TASK_COMM);
-		name.comm[1] = load_u64(leader + UAP_TASK_COMM + 8);
-		name.start_ns = load_u64(leader + UAP_TASK_START_TIME);
-	} else {
-		u64 leader = read_u64(bpf_get_current_task() + UAP_TASK_GROUP_LEADER);
-
-		bpf_probe_read_kernel(name.comm, sizeof(name.comm), (void *)(leader + UAP_TASK_COMM));
-		name.start_ns = read_u64(leader + UAP_TASK_START_TIME);
-	}
+	read_name(&name);
 	if (c) {
 		if (c->tgid == tgid && same_name(&c->name, &name))
 			return;
@@ -88,10 +94,12 @@ static __always_inline void name_task(u64 id, struct uap_context *c)
 	submit(r, UAP_TASK);
 }
 
-/* Reserve a record of the current task, of that time, all other fields zero; the caller submits it. c: as in name_task(). */
-static __always_inline struct uap_record *begin_record_at(u32 kind, u64 time_ns, struct uap_context *c)
+/*
+ * Reserve a record of the current task, of that time, all other fields zero; the caller submits it. c: as in name_task(); id:
+ * bpf_get_current_pid_tgid().
+ */
+static __always_inline struct uap_record *begin_record_of(u32 kind, u64 time_ns, struct uap_context *c, u64 id)
 {
-	u64 id = bpf_get_current_pid_tgid();
 	struct uap_record *r;
 
 	name_task(id, c);
@@ -105,6 +113,11 @@ static __always_inline struct uap_record *begin_record_at(u32 kind, u64 time_ns,
 	r->tgid = id >> 32;
 	r->cgroup_id = bpf_get_current_cgroup_id();
 	return r;
+}
+
+static __always_inline struct uap_record *begin_record_at(u32 kind, u64 time_ns, struct uap_context *c)
+{
+	return begin_record_of(kind, time_ns, c, bpf_get_current_pid_tgid());
 }
 
 static __always_inline struct uap_record *begin_record(u32 kind)

@@ -153,7 +153,8 @@ def hooks() -> Row:
             ),
             bars(
                 "Hooks by mechanism",
-                "fentry and fexit are the cheapest, kprobes the fall-back for functions that those cannot reach. “none” is not attached.",
+                "fentry is the cheapest, kprobes the fall-back for functions that it cannot reach. A “caller” has no program: the exit "
+                "of the attribute change tells which function made it. “none” is not attached.",
                 Query(f"sort_desc({total(metric('hooks'), 'mechanism')})", "{{mechanism}}", instant=True),
                 unit="short",
                 title_size=13,

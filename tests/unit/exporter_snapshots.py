@@ -138,7 +138,7 @@ def largest_snapshot(nr_regions: int = 0) -> Snapshot:
             HookStatus(
                 f"hook_{i}",
                 f"symbol_{i}",
-                ("fentry", "fexit", "kprobe", "kretprobe", "tracepoint", None)[i % 6],
+                ("fentry", "kprobe", "tracepoint", "caller", None)[i % 5],
                 "" if i % 6 < 5 else "gone",
             )
             for i in range(LARGEST_NR_HOOKS)

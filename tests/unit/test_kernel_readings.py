@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from uaptrace.kernel.kallsyms import name_addresses
 from uaptrace.kernel.procfs import collapse_counters, direct_map_bytes, parse_meminfo, parse_vmstat, read_split_counters, split_counters
 from uaptrace.kernel.ptdump import parse_ptdump
 from uaptrace.kernel.zones import parse_zoneinfo, zone_ranges
-from uaptrace.loader.host_facts import parse_kallsyms, parse_lockdown
-from uaptrace.loader.plan import FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
+from uaptrace.loader.host_facts import HostFacts, parse_code_bytes, parse_kallsyms, parse_lockdown
+from uaptrace.loader.loading import with_callers
+from uaptrace.loader.plan import CALLER, CALLERS, FENTRY, KPROBE, NONE, TRACEPOINT, plan_hooks
+from uaptrace.loader.program import KernelConstants
 from uaptrace.model.updates import PAGE_PRESENT
 
 DATA = Path(__file__).parents[1] / "data" / "kernels"
@@ -168,6 +171,51 @@ def test_fentry_first_kprobe_where_types_are_missing_or_it_was_refused() -> None
     assert refused["CPA"].reason == "R3", "what the kernel said last"
     assert refused["SET_INVALID"].mechanism == KPROBE
     assert refused["SET_DEFAULT"].mechanism == FENTRY
+
+
+def test_what_is_one_attribute_change_is_seen_by_where_that_returns() -> None:
+    """Half of what an event cost was programs on set_direct_map_*(). Where the return cannot tell them apart they have programs."""
+    stock = {name: 1 for name in all_symbols() if name != SERIES_SYMBOL}
+    sizes = dict.fromkeys(stock, 64)
+
+    def mechanisms(symbols: dict[str, int] = stock, code_bytes: dict[str, int] = sizes, has_type: bool = True, **how: Any) -> set[str]:
+        planned = plan_hooks(symbols, None, lambda _: has_type, code_bytes=code_bytes, **how)
+        return {p.mechanism for p in planned if p.hook.name in CALLERS}
+
+    assert mechanisms() == {CALLER}
+    assert mechanisms(code_bytes={}) == {FENTRY}, "where the functions end is not known"
+    assert mechanisms(has_type=False) == {KPROBE}
+    assert mechanisms(mechanism=KPROBE) == {KPROBE}
+    assert mechanisms(refused={"CPA": ["R2"]}) == {FENTRY}, "a kretprobe does not see where its function returns to"
+    assert mechanisms(all_symbols(), dict.fromkeys(all_symbols(), 64)) == {FENTRY}, "a refill is known before its first page is unmapped"
+    assert mechanisms({**stock, "__set_pages_np": 1}) == {FENTRY}, "the change returns to a function between"
+
+
+def test_code_of_callers_is_put_into_the_programs() -> None:
+    constants = KernelConstants(**{field.name: 0 for field in fields(KernelConstants)})
+    symbols = {"__change_page_attr_set_clr": 0x1000, "set_direct_map_invalid_noflush": 0x2000, "set_direct_map_default_noflush": 0x3000}
+    symbols["flush_tlb_all"] = 0x4000
+    facts = HostFacts(0, None, True, True, "", None, symbols, dict(zip(symbols, (256, 16, 32, 8), strict=True)))
+    plan = plan_hooks(facts.symbols, None, lambda _: True, code_bytes=facts.code_bytes)
+    told = with_callers(constants, plan, facts)
+    assert (told.cpa_code, told.cpa_code_bytes) == (0x1000, 256)
+    assert (told.set_invalid_code, told.set_invalid_code_bytes) == (0x2000, 16)
+    assert (told.set_default_code, told.set_default_code_bytes) == (0x3000, 32)
+    assert (told.set_valid_code, told.set_valid_code_bytes) == (0, 0), "not in this kernel: no address is in it"
+    assert with_callers(constants, plan_hooks(facts.symbols, None, lambda _: True), facts) == constants
+
+
+def test_how_far_a_function_goes_in_kallsyms() -> None:
+    lines = b"ffffffff81000000 T first\nffffffff81000000 t alias\nffffffff81000040 t __pfx_next\nffffffff81000050 T next\n"
+    symbols = parse_kallsyms(lines, ["first", "alias", "next", "none"])
+    assert parse_code_bytes(lines, symbols) == {"first": 0x40, "alias": 0x40}, "of the last one nothing says where it ends"
+    unordered = lines + b"ffffffff80000000 T before\n"
+    assert "next" not in parse_code_bytes(unordered, parse_kallsyms(unordered, ["next"]))
+    assert parse_code_bytes(b"0000000000000000 T hidden\n0000000000000000 T too\n", {"hidden": 0}) == {}
+    assert parse_code_bytes(lines + b"ffffffff8100", symbols) == {"first": 0x40, "alias": 0x40}, "cut off"
+    text = gzip.decompress((DATA / "patched" / "kallsyms.gz").read_bytes())
+    symbols = parse_kallsyms(text, ["set_direct_map_invalid_noflush"])
+    assert parse_code_bytes(text, symbols) == {"set_direct_map_invalid_noflush": 0x90}, "as its System.map has it"
 
 
 def test_what_ftrace_cannot_hook_is_not_tried() -> None:

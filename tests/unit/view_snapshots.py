@@ -215,9 +215,9 @@ def make(seconds: float = 60.0, *, layout: str = "grouped", series: bool = True,
     hooks = tuple(
         HookStatus(name, name, mechanism, reason)
         for name, mechanism, reason in (
-            ("set_direct_map_invalid_noflush", "fexit", ""),
-            ("set_direct_map_default_noflush", "fexit", ""),
-            ("__change_page_attr_set_clr", "fexit", ""),
+            ("set_direct_map_invalid_noflush", "caller", ""),
+            ("set_direct_map_default_noflush", "caller", ""),
+            ("__change_page_attr_set_clr", "fentry", ""),
             ("flush_tlb_all", "fentry", ""),
             ("__alloc_pages", "fentry", ""),
             ("set_direct_map_valid_noflush", None, "function not in this kernel"),

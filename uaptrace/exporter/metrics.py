@@ -38,7 +38,7 @@ SPLIT_LEVELS: Final = (Level.M2, Level.G1)
 DIRECT_MAP_OPERATIONS: Final = ("set_invalid", "set_default", "cpa")
 TIMED_DIRECT_MAP_OPERATIONS: Final = DIRECT_MAP_OPERATIONS
 TIMED_CACHE_OPERATIONS: Final = ("cache_hit", "cache_refill", "cache_free", "shrink")
-MECHANISMS: Final = ("fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "none")
+MECHANISMS: Final = ("fentry", "kprobe", "tracepoint", "caller", "none")
 LOST_KINDS: Final = (*(kind.name.lower() for kind in Kind if kind is not Kind.NONE), "unknown")
 
 _BOUNDS: Final = tuple((exponent, repr(2**exponent / 1e9)) for exponent in range(FIRST_BUCKET, LAST_BUCKET + 1))

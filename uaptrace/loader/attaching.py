@@ -24,7 +24,7 @@ from uaptrace.ebpf.objects import (
     create_map,
     load_program,
 )
-from uaptrace.loader.plan import FENTRY, NONE, TRACEPOINT, PlannedHook
+from uaptrace.loader.plan import CALLER, FENTRY, NONE, TRACEPOINT, PlannedHook
 from uaptrace.model.hook_status import HookStatus
 
 _SPLIT_HOOKS: Final = ("CPA", "FLUSH_ALL")
@@ -162,7 +162,7 @@ def _parts(
     planned: PlannedHook, compiled: Compiled, maps: Sequence[int], constants: Sequence[int], function_id: Callable[[str], int]
 ) -> list[_Part]:
     """The programs of a hook in the order in which they are attached."""
-    if planned.mechanism == NONE or planned.symbol is None:
+    if planned.mechanism in (NONE, CALLER) or planned.symbol is None:
         return []
     parts = []
     # Exit first: a call that is entered before its exit is hooked would leave its context behind.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ class HostFacts:
     """Functions that ftrace can hook, of those asked for; None where tracefs cannot be read."""
     symbols: dict[str, int] = field(default_factory=dict)
     """Addresses of those asked for that the kernel has; 0 where addresses are hidden."""
+    code_bytes: dict[str, int] = field(default_factory=dict)
+    """How far it is from each of them to the next symbol; left out where that is not known."""
     gfp_names: str = ""
     """The format of a tracepoint that prints gfp flags, which gives their values; empty where it cannot be read."""
     nr_cpus: int = 1
@@ -41,6 +43,8 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
     """Gather the facts; never raises for what is missing. ``wanted``: names of functions and variables."""
     names = frozenset(wanted)
     found, reason = _find_bcc()
+    kallsyms = _read_bytes(root / "proc/kallsyms") or b""
+    symbols = parse_kallsyms(kallsyms, names)
     return HostFacts(
         effective_uid=os.geteuid(),
         lockdown=parse_lockdown(_read(root / "sys/kernel/security/lockdown")) or _lockdown_in_log(root),
@@ -51,7 +55,8 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
         gfp_names=_read(where / "events/kmem/mm_page_alloc/format") or "" if (where := tracefs(root)) else "",
         nr_cpus=parse_cpu_list(_read(root / "sys/devices/system/cpu/possible") or "") or os.cpu_count() or 1,
         loops_compiled=_loops_compiled(),
-        symbols=parse_kallsyms(_read_bytes(root / "proc/kallsyms") or b"", names),
+        symbols=symbols,
+        code_bytes=parse_code_bytes(kallsyms, symbols),
     )
 
 
@@ -75,6 +80,22 @@ def parse_kallsyms(data: bytes, wanted: Iterable[str]) -> dict[str, int]:
                 if len(parts) == 2:
                     found[name] = int(parts[0], 16)
             at = data.find(end, at + 1)
+    return found
+
+
+def parse_code_bytes(data: bytes, symbols: Mapping[str, int]) -> dict[str, int]:
+    """How far it is from each of the symbols to the next one in /proc/kallsyms, which has the kernel's own in the order of their
+    addresses. ``symbols``: of parse_kallsyms()."""
+    found: dict[str, int] = {}
+    for name, address in symbols.items():
+        at = data.find(f"{address:016x} ".encode()) if address else -1
+        following = address
+        while at >= 0 and following == address:
+            at = data.find(b"\n", at) + 1
+            word = data[at : at + 16]
+            following = int(word, 16) if at and len(word) == 16 and word.isalnum() else 0
+        if following > address:
+            found[name] = following - address
     return found
 
 

@@ -27,10 +27,10 @@ class Switch:
 
 SWITCHES: Final = (
     # kernel/kprobes.c, disarm_all_kprobes(): no kprobe is called, whoever attached it.
-    Switch("kprobes_enabled", Silence.KPROBES_OFF, frozenset({"kprobe", "kretprobe"})),
+    Switch("kprobes_enabled", Silence.KPROBES_OFF, frozenset({"kprobe"})),
     # kernel/trace/ftrace.c, ftrace_enable_sysctl(): nobody is called. It is refused while there are
     # operations that are permanent, which neither those of fentry nor those of kprobes are on 6.1.
-    Switch("ftrace_enabled", Silence.FTRACE_OFF, frozenset({"fentry", "fexit", "kprobe", "kretprobe"})),
+    Switch("ftrace_enabled", Silence.FTRACE_OFF, frozenset({"fentry", "kprobe"})),
 )
 
 

@@ -16,7 +16,7 @@ from uaptrace.kernel.kcore import Kcore, KernelMemory, open_kcore
 from uaptrace.loader.attaching import HooksRefusedError, load_unattached
 from uaptrace.loader.constants import read_constants
 from uaptrace.loader.host_facts import HostFacts
-from uaptrace.loader.plan import PlannedHook, plan_hooks
+from uaptrace.loader.plan import CALLER, PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
 from uaptrace.loader.programs import compiled_programs
 from uaptrace.loader.verdicts import last_words
@@ -61,6 +61,17 @@ def open_kernel(options: LoaderOptions, facts: HostFacts) -> Iterator[tuple[Kern
         yield memory, btf, read_constants(memory, facts.symbols, btf, facts.gfp_names)
 
 
+def with_callers(constants: KernelConstants, plan: Sequence[PlannedHook], facts: HostFacts) -> KernelConstants:
+    """The constants with the code of what is seen by where an attribute change returns to, and of that change."""
+    seen = {p.hook.label: str(p.symbol) for p in plan if p.mechanism == CALLER}
+    if not seen:
+        return constants
+    seen |= {p.hook.label: str(p.symbol) for p in plan if p.hook.name == "CPA"}
+    code = {f"{label}_code": facts.symbols[symbol] for label, symbol in seen.items()}
+    sizes = {f"{label}_code_bytes": facts.code_bytes[symbol] for label, symbol in seen.items()}
+    return replace(constants, **code, **sizes)
+
+
 def load_accepted(
     options: LoaderOptions,
     facts: HostFacts,
@@ -91,13 +102,14 @@ def load_accepted(
             count_flushes=options.count_flushes,
             unknown=frozenset(name for name in ("gfp_unmapped", "vm_fault_locked") if not getattr(constants, name)),
             refused=refused,
+            code_bytes=facts.code_bytes,
         )
         try:
-            return plan, use(compiled, load_constants(constants), plan, btf.function_id)
+            return plan, use(compiled, load_constants(with_callers(constants, plan, facts)), plan, btf.function_id)
         except HooksRefusedError as error:
             if constants.rdonly_cast:
                 # Calls of kernel functions need the JIT, which may be off. Reading by a helper takes longer, and always works.
-                say(f"{', '.join(error.refusals)}: tried again without bpf_rdonly_cast()")
+                say(f"{error}: tried again without bpf_rdonly_cast()")
                 constants = replace(constants, rdonly_cast=0)
                 continue
             for hook, why in error.refusals.items():

@@ -14,6 +14,7 @@ NONE = "none"
 FENTRY = "fentry"
 KPROBE = "kprobe"
 TRACEPOINT = "tracepoint"
+CALLER = "caller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class PlannedHook:
     hook: Hook
     symbol: str | None
     mechanism: str
-    """fentry (with fexit where the hook has an exit), kprobe (with kretprobe), tracepoint or none."""
+    """fentry (with fexit where the hook has an exit), kprobe (with kretprobe), tracepoint, caller (no program of its own: the exit
+    program of the attribute change sees that it returns there) or none."""
     reason: str = ""
     is_missing: bool = False
     """Something is not seen for want of it. Not so where the kernel has nothing to be seen there, or it was not asked for."""
@@ -33,7 +35,7 @@ class PlannedHook:
 
 def wanted_symbols() -> frozenset[str]:
     """Every function that some hook may use."""
-    return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL}
+    return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL, *_BETWEEN}
 
 
 def plan_hooks(
@@ -46,6 +48,7 @@ def plan_hooks(
     count_flushes: bool = False,
     unknown: Set[str] = frozenset(),
     refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    code_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[PlannedHook, ...]:
     """Choose for every hook.
 
@@ -53,7 +56,7 @@ def plan_hooks(
     known; ``has_type``: whether BTF has the function. ``mechanism`` forces kprobe or fentry; ``count_flushes``: flushes of ranges are
     counted on a kernel without the series too; ``unknown``: fields of KernelConstants that this kernel does not tell: a hook that needs
     one is left out, with the reason; ``refused``: what the kernel said to each mechanism of a hook, by its name, that was
-    tried so far: the hook gets the next one.
+    tried so far: the hook gets the next one; ``code_bytes``: HostFacts.code_bytes: without them nothing is seen by where it returns.
     """
     has_series = SERIES_SYMBOL in symbols
     not_wanted = {hook.name: _not_wanted(hook, has_series, page_alloc, count_flushes) for hook in HOOKS}
@@ -63,7 +66,22 @@ def plan_hooks(
         else _plan(hook, symbols, attachable, has_type, mechanism, refused.get(hook.name, ()))
         for hook in HOOKS
     )
-    return tuple(p if p.mechanism == NONE else _if_told(p, unknown) for p in planned)
+    told = tuple(p if p.mechanism == NONE else _if_told(p, unknown) for p in planned)
+    by_caller = not has_series and _sees_callers(told, symbols, code_bytes)
+    return tuple(replace(p, mechanism=CALLER) if by_caller and p.hook.name in CALLERS and p.mechanism == FENTRY else p for p in told)
+
+
+CALLERS: Final = ("SET_INVALID", "SET_DEFAULT", "SET_VALID")
+"""Functions that are one attribute change each: without the series, where nothing has to be known before it, the exit of that
+change is enough. docs/performance.md has what that saves."""
+_BETWEEN: Final = ("__set_pages_np", "__set_pages_p")
+"""What they call the change by. Where the compiler has not put it into them, the change returns there and not to them."""
+
+
+def _sees_callers(planned: Sequence[PlannedHook], symbols: Mapping[str, int], code_bytes: Mapping[str, int]) -> bool:
+    wanted = {str(p.symbol) for p in planned if p.hook.name in CALLERS and p.mechanism != NONE}
+    cpa = next(p for p in planned if p.hook.name == "CPA")
+    return cpa.mechanism == FENTRY and {str(cpa.symbol), *wanted} <= code_bytes.keys() and not symbols.keys() & set(_BETWEEN)
 
 
 def _if_told(planned: PlannedHook, unknown: Set[str]) -> PlannedHook:

@@ -54,6 +54,15 @@ class KernelConstants:
     vm_fault_page: int
     vm_fault_locked: int
     """The flag in a fault's result that says that it gave a page. 0 where it is not known."""
+    cpa_code: int = 0
+    """Where the code of __change_page_attr_set_clr() begins, and of those that are seen by where it returns to: all 0 where none is."""
+    cpa_code_bytes: int = 0
+    set_invalid_code: int = 0
+    set_invalid_code_bytes: int = 0
+    set_default_code: int = 0
+    set_default_code_bytes: int = 0
+    set_valid_code: int = 0
+    set_valid_code_bytes: int = 0
 
 
 def load_constants(constants: KernelConstants) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ HookState = Literal["attached", "not needed", "refused", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class HookStatus:
-    """One hook: ``mechanism`` is fentry, fexit, kprobe, kretprobe, tracepoint or None where it is not attached."""
+    """One hook: ``mechanism`` is fentry (with fexit where it has an exit), kprobe (with kretprobe), tracepoint, caller (another hook's
+    program sees that it is called by this function) or None where it is not attached."""
 
     name: str
     symbol: str | None

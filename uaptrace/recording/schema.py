@@ -72,8 +72,8 @@ COLUMNS: Final = (
     Column("stack_id", np.uint32, "kernel stack; 0: none was taken"),
     Column("aux", np.int32, "return value, gfp or errors: depends on the kind, see bpf/events.h"),
     Column("order", np.uint8, "order of the block: 2^order pages"),
-    Column("before", np.uint8, "mapping on entry: 1 4K, 2 2M, 3 1G; +64 partly absent, +128 absent"),
-    Column("after", np.uint8, "mapping on exit"),
+    Column("before", np.uint8, "of a split, what was split: 1 4K, 2 2M, 3 1G; +64 partly absent, +128 absent; else 0: not read"),
+    Column("after", np.uint8, "mapping on exit, in the same way"),
     Column("nr_present", np.uint16, "pages of the block that are in the direct map"),
     Column("flags", np.uint16, "enum uap_flag of bpf/events.h"),
 )

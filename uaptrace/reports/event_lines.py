@@ -61,6 +61,8 @@ def describe(record: Any, comm: str) -> dict[str, Any]:
         event["pfn"] = int(record["pfn"])
     event["nr_pages"] = int(record["nr_pages"])
     event |= {name: says(int(record[field])) for name, field, says, kinds in _FIELDS if kind in kinds}
+    if not int(record["before"]):
+        event.pop("before", None)  # it was not read: recordings have had it of set_direct_map_*() too
     if int(record["duration_ns"]):
         event["duration_ns"] = int(record["duration_ns"])
     if flags := int(record["flags"]):

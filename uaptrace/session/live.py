@@ -47,7 +47,6 @@ CACHE_OPERATIONS: Final = (
     Counter.CACHE_REFILL_UNDONE,
 )
 _STEADY_TRIES: Final = 8
-_KPROBES: Final = ("kprobe", "kretprobe")
 
 
 class LiveSource:
@@ -274,7 +273,7 @@ class LiveSource:
 
     def _missed_runs(self) -> int | None:
         """None too where a hook is a kprobe: what the kernel leaves out there (struct kprobe's and kretprobe's nmissed) shows nowhere."""
-        kprobes = any(hook.mechanism in _KPROBES for hook in self._loaded.hooks)
+        kprobes = any(hook.mechanism == "kprobe" for hook in self._loaded.hooks)
         return None if kprobes else missed_runs(self._loaded.program_fds)
 
     def _cache_operations(self) -> int:
