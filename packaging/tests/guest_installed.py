@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 300
 URL = "http://127.0.0.1:9970"
+PROMETHEUS = "http://127.0.0.1:9090"
 NEXT = "/root/next.deb"
 DEFAULTS = Path("/etc/default/uaptrace")
 OWN_LINE = "# changed on this host\n"
@@ -35,9 +37,9 @@ def show(unit: str, name: str) -> str:
     return str(run("systemctl", "show", "-p", name, "--value", unit)["stdout"]).strip()
 
 
-def get(path: str) -> str:
+def get(path: str, url: str = URL) -> str:
     try:
-        with urllib.request.urlopen(URL + path, timeout=60) as answer:
+        with urllib.request.urlopen(url + path, timeout=60) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         return str(error.read().decode())
@@ -67,6 +69,37 @@ def journal() -> str:
     return str(run("journalctl", "-u", "uaptrace", "-u", "uaptrace-record", "--no-pager")["stdout"])
 
 
+def until_scraping() -> bool:
+    """Start Prometheus, whose settings name uaptrace's endpoint, and wait for its first scrape, which nobody answers."""
+    run("systemctl", "start", "prometheus")
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if samples("up"):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def samples(metric: str) -> list[tuple[float, float]]:
+    """What Prometheus has of a metric of uaptrace's: seconds since 1970, and values."""
+    query = urllib.parse.urlencode({"query": f'{metric}{{job="uaptrace"}}[1h]'})
+    try:
+        found = json.loads(get(f"/api/v1/query?{query}", PROMETHEUS))["data"]["result"]
+    except (ValueError, KeyError):
+        return []
+    return [(float(time_s), float(value)) for series in found for time_s, value in series["values"]]
+
+
+def until_scraped_exact() -> list[tuple[float, float]]:
+    """The samples up to the first one that says that the state is exact."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if any(value == 1 for _, value in samples("uaptrace_state_exact")):
+            break
+        time.sleep(0.2)
+    return samples("uaptrace_state_exact")
+
+
 def first_boot() -> dict[str, Any]:
     compiler = importlib.util.find_spec("bcc")
     seen: dict[str, Any] = {
@@ -74,7 +107,12 @@ def first_boot() -> dict[str, Any]:
         "check": run("uaptrace", "check"),
         "man": len(list(Path("/usr/share/man/man1").glob("uaptrace*.gz"))),
     }
+    seen["scraping"] = until_scraping()
     seen["enable"] = run("systemctl", "enable", "--now", "uaptrace")
+    seen["enabled_s"] = time.time()
+    seen["scraped"] = until_scraped_exact()
+    seen["scrapes"] = samples("up")
+    run("systemctl", "stop", "prometheus")
     seen["status_text"] = show("uaptrace", "StatusText")
     seen["user"] = run("id", "-u", "uaptrace")["stdout"].strip()
     seen["privileges"] = privileges("uaptrace")

@@ -27,6 +27,13 @@ LIMIT_S = 2400
 KERNELS = os.environ.get("UAPTRACE_TEST_KERNELS", "").split() or [kernel_sources.default_base()]
 """Of the series, by the source that it is on: they need no initramfs."""
 NEXT_VERSION = "99"
+PROMETHEUS = """# as docs/installing.md has it, every second
+scrape_configs:
+  - job_name: uaptrace
+    scrape_interval: 1s
+    static_configs:
+      - targets: ["127.0.0.1:9970"]
+"""
 UNIT = """[Unit]
 Description=What a user does with the package
 After=basic.target systemd-journald.service
@@ -50,9 +57,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     upgrade(deb, work, root / "root/next.deb")
     shutil.copy(Path(__file__).with_name("guest_installed.py"), root / "root")
     (root / "etc/systemd/system/user.service").write_text(UNIT)
+    (root / "etc/prometheus/prometheus.yml").write_text(PROMETHEUS)
     wants = root / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True, exist_ok=True)
     (wants / "user.service").symlink_to("../user.service")
+    # When it is to begin is the guest's to say.
+    (wants / "prometheus.service").unlink()
     yield root
     shutil.rmtree(work)
 
@@ -107,6 +117,16 @@ def test_enabled_it_is_ready_when_the_state_is_exact(seen: dict[str, Any]) -> No
     assert seen["status_text"] == "exact"
     assert seen["ready"].strip() == "ok"
     assert "uaptrace_state_exact 1.0" in seen["metrics"]
+
+
+def test_prometheus_has_an_exact_state_after_five_scrapes_at_most(seen: dict[str, Any]) -> None:
+    """Of one each second: a scrape target that is right within five seconds of being enabled."""
+    assert seen["scraping"]
+    exact_s = next((time_s for time_s, value in seen["scraped"] if value == 1), None)
+    assert exact_s is not None, seen["first_journal"]
+    later = [time_s for time_s, _ in seen["scrapes"] if seen["enabled_s"] < time_s <= exact_s]
+    assert len(later) <= 5, later
+    print(f"the first exact sample {exact_s - seen['enabled_s']:.2f} s after systemctl enable --now, in the guest")
 
 
 def test_it_keeps_no_privilege(seen: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ from .host import CACHE, locked, need, note, own_mounts, run
 RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 PACKAGES: Final = ("python3", "python3-bpfcc", "python3-venv", "libbpf1", "kmod")
 """What the README asks a machine to have, its compiler for ``--compile``, and modprobe for the workload."""
-SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps man-db"
-"""What such a tree needs to boot as a host of its own."""
+SYSTEM_PACKAGES: Final = "systemd systemd-sysv udev procps man-db prometheus"
+"""What such a tree needs to boot as a host of its own, and what scrapes it."""
 VENV: Final = "opt/uaptrace"
 """In the tree: uaptrace's dependencies for the Python of the release. uaptrace itself is the checkout's."""
 _PIP_SETTINGS: Final = ("/etc/pip.conf", "/etc/xdg/pip", "~/.pip", "~/.config/pip")
