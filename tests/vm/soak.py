@@ -130,9 +130,17 @@ def cycle(daemon: Daemon, times: int) -> dict[str, Any]:
         until(lambda: not programs(), "its programs are gone")
         held.append(kernel_kib())
         say(f"  cycle {number + 1}: the kernel holds {held[-1]} KiB")
-    maps = json.loads(subprocess.run(["bpftool", "map", "show", "-j"], capture_output=True, text=True, check=True).stdout)
-    links = json.loads(subprocess.run(["bpftool", "link", "show", "-j"], capture_output=True, text=True, check=True).stdout)
-    return {"kernel_kib": held, "programs": len(programs()), "maps": len(maps), "links": len(links)}
+    return {"kernel_kib": held, **objects()}
+
+
+def objects() -> dict[str, int]:
+    """How many tracing programs, maps and links of BPF the kernel has."""
+    return {"programs": len(programs()), "maps": len(listed("map")), "links": len(listed("link"))}
+
+
+def listed(kind: str) -> list[Any]:
+    said: list[Any] = json.loads(subprocess.run(["bpftool", kind, "show", "-j"], capture_output=True, text=True, check=True).stdout)
+    return said
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from tests.vm.conftest import FULL, TRACEPOINT, Run, only
 from tests.vm.guest import BY_CALLERS_PAGES, FAULTS
+from uaptrace.abi.hooks import HOOKS
+from uaptrace.loader.plan import CALLER, CALLERS
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -38,7 +40,9 @@ def test_every_hook_of_this_kernel_is_attached(run: Run) -> None:
     attached = {name for name, hook in hooks.items() if hook["mechanism"]}
     assert attached == expected
     mechanism = "kprobe" if "kprobe" in run.row.extra else "fentry"
-    assert {hooks[name]["mechanism"] for name in attached} == {mechanism}
+    by_caller = set() if run.row.series or mechanism == "kprobe" else {hook.label for hook in HOOKS if hook.name in CALLERS}
+    assert {name for name in attached if hooks[name]["mechanism"] == CALLER} == attached & by_caller
+    assert {hooks[name]["mechanism"] for name in attached - by_caller} == {mechanism}
     for name in hooks.keys() - attached:
         assert hooks[name]["reason"], f"{name} is missing without a reason"
 
