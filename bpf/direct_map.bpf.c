@@ -231,6 +231,19 @@ static __always_inline u64 returns_to(u64 *ctx, u32 nr_arguments, u64 code, u64 
 	return address;
 }
 
+/* Which set_direct_map_*() an attribute change is, by what it changes: only those change both bits at once. Flags of its record, 0: none. */
+static __always_inline u32 set_by_masks(u64 *ctx, u64 cpa)
+{
+	u64 both = UAP_PRESENT | UAP_WRITABLE;
+	u32 nr = cpa_field(ctx, UAP_VIA_ARGUMENTS, cpa, UAP_CPA_NUMPAGES) == 1 ? 0 : UAP_F_VALID_NR;
+
+	if ((cpa_field(ctx, UAP_VIA_ARGUMENTS, cpa, UAP_CPA_MASK_SET) & both) == both)
+		return nr | UAP_F_DEFAULT;
+	if ((cpa_field(ctx, UAP_VIA_ARGUMENTS, cpa, UAP_CPA_MASK_CLR) & both) == both)
+		return nr | UAP_F_INVALID;
+	return 0;
+}
+
 /*
  * Which set_direct_map_*() an attribute change is all of, by where it returns to, as flags of its record; 0: none. So nothing has to be
  * hooked on those.
@@ -245,6 +258,9 @@ static __always_inline u32 set_by_caller(u64 *ctx, u64 cpa)
 		return UAP_F_DEFAULT;
 	if (caller - UAP_SET_VALID_CODE < UAP_SET_VALID_CODE_BYTES)
 		return UAP_F_VALID_NR | (cpa_field(ctx, UAP_VIA_ARGUMENTS, cpa, UAP_CPA_MASK_SET) & UAP_PRESENT ? UAP_F_DEFAULT : UAP_F_INVALID);
+	/* A return probe or graph tracer of somebody else's has put its own there, and hides the caller. */
+	if (caller == UAP_GRAPH_RETURN || caller == UAP_PROBE_RETURN)
+		return set_by_masks(ctx, cpa);
 	/* No code: a kernel that lays out its trampolines in a third way. Which calls these are is then not known, and it is said. */
 	if (caller < UAP_KERNEL_IMAGE)
 		add(UAP_C_CONTEXT_LOST, 1);

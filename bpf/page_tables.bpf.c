@@ -2,6 +2,7 @@
 /* The kernel's page tables, as they are now. */
 
 #define UAP_PRESENT 1ULL
+#define UAP_WRITABLE 2ULL
 #define UAP_LEAF 0x80ULL
 #define UAP_GLOBAL_OR_PROTNONE 0x100ULL
 

@@ -189,19 +189,21 @@ def test_what_is_one_attribute_change_is_seen_by_where_that_returns() -> None:
     assert mechanisms(refused={"CPA": ["R2"]}) == {FENTRY}, "a kretprobe does not see where its function returns to"
     assert mechanisms(all_symbols(), dict.fromkeys(all_symbols(), 64)) == {FENTRY}, "a refill is known before its first page is unmapped"
     assert mechanisms({**stock, "__set_pages_np": 1}) == {FENTRY}, "the change returns to a function between"
+    assert mechanisms({**stock, "__kernel_map_pages": 1}) == {FENTRY}, "it makes the same change"
 
 
 def test_code_of_callers_is_put_into_the_programs() -> None:
     constants = KernelConstants(**{field.name: 0 for field in fields(KernelConstants)})
     symbols = {"__change_page_attr_set_clr": 0x1000, "set_direct_map_invalid_noflush": 0x2000, "set_direct_map_default_noflush": 0x3000}
-    symbols["flush_tlb_all"] = 0x4000
-    facts = HostFacts(0, None, True, True, "", None, symbols, dict(zip(symbols, (256, 16, 32, 8), strict=True)))
+    symbols |= {"flush_tlb_all": 0x4000, "return_to_handler": 0x5000, "__kretprobe_trampoline": 0x6000}
+    facts = HostFacts(0, None, True, True, "", None, symbols, dict(zip(symbols, (256, 16, 32, 8, 4, 4), strict=True)))
     plan = plan_hooks(facts.symbols, None, lambda _: True, code_bytes=facts.code_bytes)
     told = with_callers(constants, plan, facts)
     assert (told.cpa_code, told.cpa_code_bytes) == (0x1000, 256)
     assert (told.set_invalid_code, told.set_invalid_code_bytes) == (0x2000, 16)
     assert (told.set_default_code, told.set_default_code_bytes) == (0x3000, 32)
     assert (told.set_valid_code, told.set_valid_code_bytes) == (0, 0), "not in this kernel: no address is in it"
+    assert (told.graph_return, told.probe_return) == (0x5000, 0x6000)
     assert with_callers(constants, plan_hooks(facts.symbols, None, lambda _: True), facts) == constants
 
 

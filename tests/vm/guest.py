@@ -353,6 +353,20 @@ def programs() -> list[dict[str, Any]]:
     return [p for p in json.loads(said) if p["type"] in ("tracing", "kprobe", "raw_tracepoint")]
 
 
+@contextlib.contextmanager
+def return_probe(symbol: str) -> Iterator[dict[str, int]]:
+    """Somebody else's kretprobe: the function returns to the kernel's own code for it. ``hits``, once it is gone: how often it was called."""
+    tracing, seen = Path("/sys/kernel/tracing"), {"hits": 0}
+    (tracing / "kprobe_events").write_text(f"r:others/returns {symbol}\n")
+    (tracing / "events/others/enable").write_text("1")
+    try:
+        yield seen
+    finally:
+        seen["hits"] = int((tracing / "kprobe_profile").read_text().split()[1])
+        (tracing / "events/others/enable").write_text("0")
+        (tracing / "kprobe_events").write_text("\n")
+
+
 def kernel_complaints() -> list[str]:
     said = subprocess.run(["dmesg", "--level=emerg,alert,crit,err,warn"], capture_output=True, text=True, check=False).stdout
     return [line for line in said.splitlines() if any(word in line for word in ("WARNING", "BUG:", "Oops", "bad page", "Bad page"))]
@@ -409,6 +423,9 @@ def main() -> None:
         # In what order blocks stand on their lists cannot be read: the simulation begins where there are none.
         guest.phase("emptied", "shrink", "--pages", "1000000")
     guest.phase("secretmem", "secretmem", "--pages", "1021")
+    if not DEBUGFS_ROWS.exists():
+        with return_probe("__change_page_attr_set_clr") as result["return_probe"]:
+            guest.phase("hidden", "secretmem", "--pages", "61")
     guest.phase("modules", "modules", "--times", "7")
     guest.phase("bpf", "bpf", "--times", "11")
     if DEBUGFS_ROWS.exists():

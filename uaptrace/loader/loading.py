@@ -16,7 +16,7 @@ from uaptrace.kernel.kcore import Kcore, KernelMemory, open_kcore
 from uaptrace.loader.attaching import HooksRefusedError, load_unattached
 from uaptrace.loader.constants import read_constants
 from uaptrace.loader.host_facts import HostFacts
-from uaptrace.loader.plan import CALLER, PlannedHook, plan_hooks
+from uaptrace.loader.plan import CALLER, GRAPH_RETURNS, PROBE_RETURNS, PlannedHook, plan_hooks
 from uaptrace.loader.program import KernelConstants, bpf_folder, compiler_flags, load_constants, map_sizes, program_text, reader_text
 from uaptrace.loader.programs import compiled_programs
 from uaptrace.loader.verdicts import last_words
@@ -69,7 +69,8 @@ def with_callers(constants: KernelConstants, plan: Sequence[PlannedHook], facts:
     seen |= {p.hook.label: str(p.symbol) for p in plan if p.hook.name == "CPA"}
     code = {f"{label}_code": facts.symbols[symbol] for label, symbol in seen.items()}
     sizes = {f"{label}_code_bytes": facts.code_bytes[symbol] for label, symbol in seen.items()}
-    return replace(constants, **code, **sizes)
+    graph, probe = (next((facts.symbols[name] for name in names if name in facts.symbols), 0) for names in (GRAPH_RETURNS, PROBE_RETURNS))
+    return replace(constants, **code, **sizes, graph_return=graph, probe_return=probe)
 
 
 def load_accepted(

@@ -35,7 +35,7 @@ class PlannedHook:
 
 def wanted_symbols() -> frozenset[str]:
     """Every function that some hook may use."""
-    return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL, *_BETWEEN}
+    return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL, *_BETWEEN, *GRAPH_RETURNS, *PROBE_RETURNS}
 
 
 def plan_hooks(
@@ -74,8 +74,12 @@ def plan_hooks(
 CALLERS: Final = ("SET_INVALID", "SET_DEFAULT", "SET_VALID")
 """Functions that are one attribute change each: without the series, where nothing has to be known before it, the exit of that
 change is enough. docs/performance.md has what that saves."""
-_BETWEEN: Final = ("__set_pages_np", "__set_pages_p")
-"""What they call the change by. Where the compiler has not put it into them, the change returns there and not to them."""
+_BETWEEN: Final = ("__set_pages_np", "__set_pages_p", "__kernel_map_pages")
+"""What they call the change by: where the compiler has not put it into them, the change returns there and not to them. And what makes
+the same change without them (CONFIG_DEBUG_PAGEALLOC)."""
+GRAPH_RETURNS: Final = ("return_to_handler",)
+PROBE_RETURNS: Final = ("arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
+"""Code of the kernel that others who trace the change make it return to; of each kernel the first that it has."""
 
 
 def _sees_callers(planned: Sequence[PlannedHook], symbols: Mapping[str, int], code_bytes: Mapping[str, int]) -> bool:

@@ -63,6 +63,10 @@ class KernelConstants:
     set_default_code_bytes: int = 0
     set_valid_code: int = 0
     set_valid_code_bytes: int = 0
+    graph_return: int = 0
+    """What a graph tracer puts in the place of the address that a function returns to. 0: the kernel has none."""
+    probe_return: int = 0
+    """The same of return probes."""
 
 
 def load_constants(constants: KernelConstants) -> tuple[int, ...]:
