@@ -355,7 +355,7 @@ def programs() -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def return_probe(symbol: str) -> Iterator[dict[str, int]]:
-    """Somebody else's kretprobe: the function returns to the kernel's own code for it. ``hits``, once it is gone: how often it was called."""
+    """Somebody else's kretprobe: the function returns to the kernel's code for it. ``hits``, once it is gone: how often it was called."""
     tracing, seen = Path("/sys/kernel/tracing"), {"hits": 0}
     (tracing / "kprobe_events").write_text(f"r:others/returns {symbol}\n")
     (tracing / "events/others/enable").write_text("1")
@@ -376,6 +376,11 @@ def tlb_of_the_kernel() -> str:
     """What the kernel itself read of the TLB when it booted."""
     said = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
     return next((line for line in said.splitlines() if "Last level dTLB entries" in line), "")
+
+
+def modules_and_programs(guest: Guest) -> None:
+    guest.phase("modules", "modules", "--times", "7")
+    guest.phase("bpf", "bpf", "--times", "11")
 
 
 def main() -> None:
@@ -423,16 +428,17 @@ def main() -> None:
         # In what order blocks stand on their lists cannot be read: the simulation begins where there are none.
         guest.phase("emptied", "shrink", "--pages", "1000000")
     guest.phase("secretmem", "secretmem", "--pages", "1021")
-    if not DEBUGFS_ROWS.exists():
+    mix = ("mix", "--seconds", str(args.mix_seconds), "--seed", "7", *([] if args.pressure else ["--no-pressure"]))
+    if DEBUGFS_ROWS.exists():
+        modules_and_programs(guest)
+        guest.phase("shrink", "shrink", "--pages", "127")
+        guest.phase("mix", *mix)
+        guest.phase("release", "shrink", "--pages", "1000000")
+    else:
         with return_probe("__change_page_attr_set_clr") as result["return_probe"]:
             guest.phase("hidden", "secretmem", "--pages", "61")
-    guest.phase("modules", "modules", "--times", "7")
-    guest.phase("bpf", "bpf", "--times", "11")
-    if DEBUGFS_ROWS.exists():
-        guest.phase("shrink", "shrink", "--pages", "127")
-    guest.phase("mix", "mix", "--seconds", str(args.mix_seconds), "--seed", "7", *([] if args.pressure else ["--no-pressure"]))
-    if DEBUGFS_ROWS.exists():
-        guest.phase("release", "shrink", "--pages", "1000000")
+        modules_and_programs(guest)
+        guest.phase("mix", *mix)
     result["splits"] = splits_to_json(session.finish(), "row")
     if writer is not None:
         writer.close()
