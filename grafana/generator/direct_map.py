@@ -213,12 +213,13 @@ def price() -> Row:
             stat(
                 "Within reach of the TLB",
                 "The most of the direct map that the TLB of one CPU can hold at once (filled with the largest mappings that there are), as"
-                " a share of all that is present. No data: CPUID does not say what TLB this is.",
+                " a share of all that is present. “TLB not known”: CPUID does not say which it is, or nobody asked it then.",
                 Query(f"{total(metric('direct_map_tlb_reach_bytes'))} / {total(metric('direct_map_bytes'))}"),
                 unit="percentunit",
                 decimals=1,
                 width=6,
                 height=3,
+                no_value="TLB not known",
             ),
             stat(
                 "Page tables of 4K entries",
