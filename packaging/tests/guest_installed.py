@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ PROMETHEUS = "http://127.0.0.1:9090"
 NEXT = "/root/next.deb"
 DEFAULTS = Path("/etc/default/uaptrace")
 OWN_LINE = "# changed on this host\n"
+KEPT = Path("/root/kept")
+"""What is looked at where a test fails: the purge takes the recordings away."""
 FIGURES = re.compile(r"uaptrace_(state_exact|exact|hook_attached|direct_map_[a-z_]*splits_total)\b")
 
 
@@ -138,6 +141,7 @@ def first_boot() -> dict[str, Any]:
     seen["upgraded_active"] = until_active("uaptrace") and show("uaptrace", "MainPID") != before
     seen["upgraded_ready"] = get("/readyz")
     seen["kept_defaults"] = DEFAULTS.read_text().endswith(OWN_LINE)
+    shutil.copytree("/var/lib/uaptrace", KEPT)
     seen["enable_record"] = run("systemctl", "enable", "uaptrace-record")
     seen["first_journal"] = journal()
     return seen

@@ -91,6 +91,10 @@ def seen(request: pytest.FixtureRequest, installed: Path, tmp_path_factory: pyte
         assert answer.exists(), console.read_text(errors="replace")[-4000:]
     found = json.loads(answer.read_text())
     assert "purge" in found, console.read_text(errors="replace")[-4000:]
+    kept = TOP / "build/package" / request.param
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(root / "root/kept", kept)
+    shutil.copy(answer, kept)
     yield found
     shutil.rmtree(root)
 
