@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,18 @@ def get(path: str, url: str = URL) -> str:
         return f"no answer: {error}"
 
 
-def until_active(unit: str) -> bool:
+def until(condition: Callable[[], object]) -> bool:
+    """Wait for it. Whether it came within the patience that there is."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        if run("systemctl", "is-active", unit)["stdout"].strip() == "active":
+        if condition():
             return True
         time.sleep(0.2)
     return False
+
+
+def until_active(unit: str) -> bool:
+    return until(lambda: run("systemctl", "is-active", unit)["stdout"].strip() == "active")
 
 
 def privileges(unit: str) -> dict[str, str]:
@@ -75,12 +81,7 @@ def journal() -> str:
 def until_scraping() -> bool:
     """Start Prometheus, whose settings name uaptrace's endpoint, and wait for its first scrape, which nobody answers."""
     run("systemctl", "start", "prometheus")
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if samples("up"):
-            return True
-        time.sleep(0.2)
-    return False
+    return until(lambda: samples("up"))
 
 
 def samples(metric: str) -> list[tuple[float, float]]:
@@ -95,11 +96,7 @@ def samples(metric: str) -> list[tuple[float, float]]:
 
 def until_scraped_exact() -> list[tuple[float, float]]:
     """The samples up to the first one that says that the state is exact."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if any(value == 1 for _, value in samples("uaptrace_state_exact")):
-            break
-        time.sleep(0.2)
+    until(lambda: any(value == 1 for _, value in samples("uaptrace_state_exact")))
     return samples("uaptrace_state_exact")
 
 
@@ -122,9 +119,7 @@ def first_boot() -> dict[str, Any]:
     seen["metrics"] = figures()
     seen["ready"] = get("/readyz")
     run("systemctl", "kill", "-s", "KILL", "uaptrace")
-    deadline = time.monotonic() + PATIENCE_S
-    while show("uaptrace", "NRestarts") == "0" and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: show("uaptrace", "NRestarts") != "0")
     seen["active_again"] = until_active("uaptrace")
     seen["ready_again"] = get("/readyz")
     seen["top"] = run("uaptrace", "top", "--once", "--connect", "127.0.0.1:9970")

@@ -3,7 +3,7 @@
 
 ``python -m tests.vm.cycles OUT.json [--times N]``
 
-It is what a daemon's start and stop are to the kernel, without the time that a start of Python takes there: a thousand fit into an hour.
+It is what a daemon's start and stop are to the kernel, without the time that a start of Python takes there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from uaptrace.loader.constants import VARIABLES
 from uaptrace.loader.host_facts import HostFacts, read_host_facts
 from uaptrace.loader.loading import load_accepted, open_kernel
 from uaptrace.loader.parent import LoaderOptions
-from uaptrace.loader.plan import wanted_symbols
+from uaptrace.loader.plan import sized_symbols, wanted_symbols
 from uaptrace.testhost.work.secret_memory import SecretMemory
 
 EVERY = 25
@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     options = LoaderOptions()
-    facts = read_host_facts(wanted_symbols() | set(VARIABLES))
+    facts = read_host_facts(wanted_symbols() | set(VARIABLES), sized=sized_symbols())
     held: list[dict[str, Any]] = []
     for number in range(1, args.times + 1):
         start_and_stop(options, facts)

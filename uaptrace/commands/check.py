@@ -22,7 +22,7 @@ from uaptrace.loader.host_check import CheckResult, kcore_error, load_everything
 from uaptrace.loader.host_check import check as check_host
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.kernel_switches import off_now
-from uaptrace.loader.plan import NONE, PlannedHook, wanted_symbols
+from uaptrace.loader.plan import NONE, PlannedHook, sized_symbols, wanted_symbols
 from uaptrace.loader.program import bpf_folder
 from uaptrace.loader.programs import shipped_with
 
@@ -34,7 +34,7 @@ from uaptrace.loader.programs import shipped_with
 @click.pass_context
 def check(ctx: click.Context, as_json: bool, fresh: bool, verbose: bool) -> None:
     """What this host can trace: each program is loaded, and let go again. Exit status: 0 ready, 1 degraded, 2 cannot trace."""
-    facts = read_host_facts(wanted_symbols() | set(VARIABLES) | design_symbols())
+    facts = read_host_facts(wanted_symbols() | set(VARIABLES) | design_symbols(), sized=sized_symbols())
     shipped = None if fresh else shipped_with(bpf_folder())
     load = partial(load_everything, fresh=fresh)
     compiler = shipped.compiler if shipped else None

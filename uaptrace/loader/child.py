@@ -21,7 +21,7 @@ from uaptrace.loader.constants import VARIABLES, read_constants
 from uaptrace.loader.host_facts import read_host_facts
 from uaptrace.loader.loading import load_accepted, open_memory
 from uaptrace.loader.opened_files import FILES
-from uaptrace.loader.plan import wanted_symbols
+from uaptrace.loader.plan import sized_symbols, wanted_symbols
 
 if TYPE_CHECKING:
     from uaptrace.loader.parent import LoaderOptions
@@ -33,7 +33,7 @@ def load_and_attach(options: LoaderOptions, say: Callable[[str], None]) -> tuple
     ``say`` is told how far it is.
     """
     splits_before = read_split_counters()
-    facts = read_host_facts(wanted_symbols() | set(VARIABLES))
+    facts = read_host_facts(wanted_symbols() | set(VARIABLES), sized=sized_symbols())
     say("symbols read")
     files = _open_files()
     memory, reader = open_memory(options, files.get("kcore"))

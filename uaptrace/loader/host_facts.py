@@ -30,7 +30,7 @@ class HostFacts:
     symbols: dict[str, int] = field(default_factory=dict)
     """Addresses of those asked for that the kernel has; 0 where addresses are hidden."""
     code_bytes: dict[str, int] = field(default_factory=dict)
-    """How far it is from each of them to the next symbol; left out where that is not known."""
+    """How far it is from some of them to the next symbol; left out where that is not known."""
     gfp_names: str = ""
     """The format of a tracepoint that prints gfp flags, which gives their values; empty where it cannot be read."""
     nr_cpus: int = 1
@@ -39,8 +39,9 @@ class HostFacts:
     """Whether the model's loops run compiled: as Python they take many times as long."""
 
 
-def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
-    """Gather the facts; never raises for what is missing. ``wanted``: names of functions and variables."""
+def read_host_facts(wanted: Iterable[str], root: Path = Path("/"), *, sized: Iterable[str] = ()) -> HostFacts:
+    """Gather the facts; never raises for what is missing. ``wanted``: names of functions and variables; ``sized``: those of them whose
+    code_bytes are wanted: each is looked for once more in all of /proc/kallsyms."""
     names = frozenset(wanted)
     found, reason = _find_bcc()
     kallsyms = _read_bytes(root / "proc/kallsyms") or b""
@@ -56,7 +57,7 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/")) -> HostFacts:
         nr_cpus=parse_cpu_list(_read(root / "sys/devices/system/cpu/possible") or "") or os.cpu_count() or 1,
         loops_compiled=_loops_compiled(),
         symbols=symbols,
-        code_bytes=parse_code_bytes(kallsyms, symbols),
+        code_bytes=parse_code_bytes(kallsyms, {name: symbols[name] for name in sized if name in symbols}),
     )
 
 

@@ -38,6 +38,11 @@ def wanted_symbols() -> frozenset[str]:
     return frozenset(symbol for hook in HOOKS for symbol in hook.symbols) | {SERIES_SYMBOL, *_BETWEEN, *GRAPH_RETURNS, *PROBE_RETURNS}
 
 
+def sized_symbols() -> frozenset[str]:
+    """Those of which it has to be known how far their code goes."""
+    return frozenset(symbol for hook in HOOKS if hook.name in ("CPA", *CALLERS) for symbol in hook.symbols)
+
+
 def plan_hooks(
     symbols: Mapping[str, int],
     attachable: frozenset[str] | None,
