@@ -19,9 +19,9 @@ host)
 	# The host's own work, in another cgroup, once the pod records.
 	(
 		echo 0 >/sys/fs/cgroup/other.slice/cgroup.procs
-		until [ -e /run/work ]; do sleep 0.1; done
+		until [ -e /dev/shm/work ]; do sleep 0.1; done
 		"$(dirname "$self")/../../kernel/workload" secretmem --pages 61 >/dev/null
-		touch /run/worked
+		touch /dev/shm/worked
 	) &
 	UAPTRACE_HOST_NAME=$4 unshare --mount --uts --ipc --cgroup "$self" in "$2" "$3" pod
 	unshare --mount --uts --ipc --cgroup --pid --fork --mount-proc "$self" in "" syslog,bpf check
@@ -33,6 +33,10 @@ in)
 	mount -t cgroup2 -o ro cgroup2 /sys/fs/cgroup
 	mount --bind /dev/null /proc/kcore
 	for path in $2; do mount --rbind "/run/host$path" "$path"; done
+	# readOnlyRootFilesystem: nothing can be written but where a runtime mounts something of its own.
+	mount -o bind,remount,ro=recursive /
+	mount -o bind,remount,rw /dev
+	mount -o bind,remount,rw /dev/shm
 	caps=-all,+$(echo "$3" | sed 's/,/,+/g')
 	exec setpriv --no-new-privs --bounding-set="$caps" "$self" "$4"
 	;;
@@ -40,15 +44,18 @@ check)
 	uaptrace check --json || true
 	;;
 pod)
+	for path in / /tmp /run /var/cache; do
+		! touch "$path/writable" 2>/dev/null || { echo "$path can be written" >&2; exit 1; }
+	done
 	uaptrace check --json || true
 	uaptrace verify --json || true
-	uaptrace record -o /tmp/pod.uaptrace --ready-file /tmp/recording 2>/tmp/recorder &
+	uaptrace record -o /dev/shm/pod.uaptrace --ready-file /dev/shm/recording 2>/dev/shm/recorder &
 	recorder=$!
-	until [ -e /tmp/recording ]; do kill -0 $recorder || { cat /tmp/recorder >&2; exit 1; }; sleep 0.1; done
-	touch /run/work
-	until [ -e /run/worked ]; do sleep 0.1; done
+	until [ -e /dev/shm/recording ]; do kill -0 $recorder || { cat /dev/shm/recorder >&2; exit 1; }; sleep 0.1; done
+	touch /dev/shm/work
+	until [ -e /dev/shm/worked ]; do sleep 0.1; done
 	kill -INT $recorder
 	wait $recorder || true
-	uaptrace top --once --json --replay /tmp/pod.uaptrace
+	uaptrace top --once --json --replay /dev/shm/pod.uaptrace
 	;;
 esac

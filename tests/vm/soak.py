@@ -3,7 +3,8 @@
 
 ``python -m tests.vm.soak OUT.json --seconds N [--cycles N] [--seed N]``
 
-Work and disturbances come in an order of chance. After each the daemon must be exact and equal to the kernel's own dump of its page
+First so many processes do something that all tables of names are full: what is bounded may grow until then, and no more. Then work
+and disturbances come in an order of chance. After each the daemon must be exact and equal to the kernel's own dump of its page
 tables, or say why not; what it and the recorder take (memory, descriptors, threads) is written down. At the end the daemon is started
 and stopped again and again, and what the kernel then holds is compared with what it held before.
 """
@@ -30,6 +31,7 @@ from tests.vm.lies import healthy, judge, release
 from tests.vm.sabotaged_daemon import PORT, URL, Daemon, Truth, until
 from tests.vm.sabotages import SABOTAGES
 from uaptrace.kernel.procfs import parse_meminfo
+from uaptrace.model.names import MAX_NAMES
 
 DISTURBANCES: Final = (
     "consumer stopped and continued",
@@ -95,6 +97,10 @@ class Recorder:
         return {"status": self.process.wait(120), "stderr": words}
 
 
+def figures(daemon: Daemon, recorder: Recorder) -> dict[str, dict[str, int]]:
+    return {"serve": process_figures(daemon.process.pid), "record": process_figures(recorder.process.pid)}
+
+
 def soak(daemon: Daemon, recorder: Recorder, truth: Truth, chance: random.Random, seconds: float) -> dict[str, Any]:
     """Disturb, work and look until the time is over."""
     rows = {row.name: row for row in SABOTAGES if row.name in DISTURBANCES}
@@ -114,9 +120,8 @@ def soak(daemon: Daemon, recorder: Recorder, truth: Truth, chance: random.Random
         if time.monotonic() >= sample_at:
             sample_at = time.monotonic() + SAMPLE_S
             daemon.work.free()
-            figures = {"serve": process_figures(daemon.process.pid), "record": process_figures(recorder.process.pid)}
-            samples.append({"seconds": seconds - (end - time.monotonic()), **figures})
-            say(f"  {len(verdicts)} disturbances, {figures}")
+            samples.append({"seconds": seconds - (end - time.monotonic()), **figures(daemon, recorder)})
+            say(f"  {len(verdicts)} disturbances, {samples[-1]}")
     rows["CPU online again"].do(daemon)
     return {"verdicts": verdicts, "samples": samples}
 
@@ -157,6 +162,9 @@ def main() -> None:
     daemon.start()
     recorder = Recorder(args.out.parent)
     try:
+        healthy(daemon, truth)
+        workload("processes", "--times", str(MAX_NAMES))
+        say(f"  {MAX_NAMES} processes, {figures(daemon, recorder)}")
         healthy(daemon, truth)
         result = soak(daemon, recorder, truth, chance, args.seconds)
         daemon.work.free()

@@ -21,7 +21,7 @@ from uaptrace.testhost.work.mix import mix
 from uaptrace.testhost.work.modules import modules
 from uaptrace.testhost.work.pressure import pressure
 from uaptrace.testhost.work.programs import bpf, pipes, storm
-from uaptrace.testhost.work.secret_memory import secretmem
+from uaptrace.testhost.work.secret_memory import processes, secretmem
 from uaptrace.testhost.work.shrinkers import shrink
 
 
@@ -59,6 +59,8 @@ def parse() -> argparse.Namespace:
     one.add_argument("--times", type=positive, default=1, help="number of times, one mapping after the other")
     one.add_argument("--order", choices=["up", "random"], default="up", help="the order in which pages are touched")
     one.add_argument("--seed", type=int, default=1, help="seed of the random order")
+    one = verb("processes", processes, "start processes, one after the other, that each touch a page of a memfd_secret() mapping")
+    one.add_argument("--times", type=positive, default=127)
     one = verb("modules", modules, "load and unload a module")
     one.add_argument("--times", type=positive, default=7)
     one.add_argument("--module", help="name of the module (default: a small one that is there)")

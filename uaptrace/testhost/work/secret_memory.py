@@ -71,3 +71,19 @@ def secretmem(args: argparse.Namespace) -> Result:
     hold(args)
     memory.close()
     return {"pages": args.pages, "times": args.times, "dirty_pages": nr_dirty + memory.nr_dirty}
+
+
+def processes(args: argparse.Namespace) -> Result:
+    raise_memlock()
+    for _ in range(args.times):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                SecretMemory(1).close()
+                status = 0
+            finally:
+                os._exit(status)
+        if os.waitpid(child, 0)[1]:
+            raise WorkError("a process could not touch a page of memfd_secret()", 1)
+    return {"processes": args.times}
