@@ -47,13 +47,26 @@ def test_a_kernel_without_the_series_never_wants_its_cache_read() -> None:
     assert (snapshot.cache, snapshot.shrinker, snapshot.reconcile_error_blocks) == (None, None, None)
 
 
-def test_a_reading_that_is_not_atomic_replaces_nothing() -> None:
+@pytest.mark.parametrize(
+    ("blocks", "why"),
+    [
+        ([(2048, 3)], ": it was used during each reading"),
+        ([(2048, 3), (2052, 2)], ": in the last reading, free blocks overlap or are not aligned"),
+        ([(2049, 3)], ": in the last reading, free blocks overlap or are not aligned"),
+    ],
+)
+def test_a_reading_that_is_not_atomic_replaces_nothing_and_the_label_says_why_there_is_no_other(
+    blocks: list[tuple[int, int]], why: str
+) -> None:
     state = KernelState()
     for update in (start(), map_reading([2] * 8)):
         state.update(update)
-    reading = cache_reading([(2048, 3)])
+    unread = "the unmapped cache was not read at a quiet moment yet"
+    assert unread in exactness(state).reasons
+    reading = cache_reading(blocks)
     state.update(type(reading)(0, 9, reading.pfns, reading.orders, None, None, None, atomic=False))
     assert state.needs_cache_reading
+    assert unread + why in exactness(state).reasons
     cache = state.snapshot(1, 0.0).cache
     assert cache is not None
     assert cache.free == NO_ROWS
