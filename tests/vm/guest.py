@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.vm.guest_session import DEBUGFS_ROWS, UAPTRACE, WORKLOAD, Guest, say
 from uaptrace.abi.hooks import PageAllocHook
@@ -36,6 +36,7 @@ from uaptrace.session.live import LiveSource
 from uaptrace.session.loop import Session
 from uaptrace.session.verification import map_verdict
 
+TRACING: Final = Path("/sys/kernel/tracing")
 BY_CALLERS_PAGES = 61
 FAULT_MASK = Path("/sys/kernel/debug/unmapped_alloc_fault")
 
@@ -356,15 +357,23 @@ def programs() -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def return_probe(symbol: str) -> Iterator[dict[str, int]]:
     """Somebody else's kretprobe: the function returns to the kernel's code for it. ``hits``, once it is gone: how often it was called."""
-    tracing, seen = Path("/sys/kernel/tracing"), {"hits": 0}
-    (tracing / "kprobe_events").write_text(f"r:others/returns {symbol}\n")
-    (tracing / "events/others/enable").write_text("1")
+    seen = {"hits": 0}
+    probe(f"r:others/returns {symbol}")
     try:
         yield seen
     finally:
-        seen["hits"] = int((tracing / "kprobe_profile").read_text().split()[1])
-        (tracing / "events/others/enable").write_text("0")
-        (tracing / "kprobe_events").write_text("\n")
+        seen["hits"] = int((TRACING / "kprobe_profile").read_text().split()[1])
+        probe()
+
+
+def probe(*events: str) -> None:
+    """Somebody else's probes, of the group ``others``; without any, those that were made go."""
+    enable = TRACING / "events/others/enable"
+    if not events:
+        enable.write_text("0")
+    (TRACING / "kprobe_events").write_text("\n".join(events) + "\n")
+    if events:
+        enable.write_text("1")
 
 
 def kernel_complaints() -> list[str]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.vm.guest import probe
 from tests.vm.sabotaged_daemon import Daemon, until
 
 KPROBES, FTRACE = Path("/sys/kernel/debug/kprobes/enabled"), Path("/proc/sys/kernel/ftrace_enabled")
 CPU1: Final = Path("/sys/devices/system/cpu/cpu1/online")
-TRACING: Final = Path("/sys/kernel/tracing")
 PLUG_VARIABLE: Final = "UAPTRACE_TEST_PLUG"
 """Names the file that makes the machine outside add a DIMM."""
 SILENT: Final = r"^hooks are silent: "
@@ -132,15 +132,8 @@ def close_descriptors(daemon: Daemon) -> None:
 def trace_the_same(on: bool) -> Callable[[Daemon], None]:
     """Somebody else's kprobes on functions that are hooked."""
 
-    def do(daemon: Daemon) -> None:
-        events = TRACING / "kprobe_events"
-        if on:
-            events.write_text("p:others/cpa __change_page_attr_set_clr\np:others/invalid set_direct_map_invalid_noflush\n")
-        (TRACING / "events/others/enable").write_text("1" if on else "0")
-        if not on:
-            events.write_text("\n")
-
-    return do
+    events = ("p:others/cpa __change_page_attr_set_clr", "p:others/invalid set_direct_map_invalid_noflush") if on else ()
+    return lambda daemon: probe(*events)
 
 
 def plug(daemon: Daemon) -> None:

@@ -46,8 +46,13 @@ def online_cpus(root: Path) -> tuple[int, ...]:
     return parse_cpu_numbers(_text(root / "sys/devices/system/cpu/online"))
 
 
+def possible_cpus(root: Path) -> tuple[int, ...]:
+    """Numbers of the CPUs that there can ever be; empty where the kernel does not say."""
+    return parse_cpu_numbers(_text(root / "sys/devices/system/cpu/possible"))
+
+
 def parse_cpu_numbers(text: str) -> tuple[int, ...]:
-    """``0-3,8``, as sysfs has lists of CPUs. What is no list has none."""
+    """``0-3,8``, as sysfs has lists of CPUs (Documentation/admin-guide/cputopology.rst). What is no list has none."""
     numbers: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from uaptrace.kernel.processor import possible_cpus
+
 TRACEFS_ROOTS: Final = ("sys/kernel/tracing", "sys/kernel/debug/tracing")
 
 
@@ -54,7 +56,7 @@ def read_host_facts(wanted: Iterable[str], root: Path = Path("/"), *, sized: Ite
         bcc_reason=reason,
         attachable=_attachable(names, root),
         gfp_names=_read(where / "events/kmem/mm_page_alloc/format") or "" if (where := tracefs(root)) else "",
-        nr_cpus=parse_cpu_list(_read(root / "sys/devices/system/cpu/possible") or "") or os.cpu_count() or 1,
+        nr_cpus=max(possible_cpus(root), default=(os.cpu_count() or 1) - 1) + 1,
         loops_compiled=_loops_compiled(),
         symbols=symbols,
         code_bytes=parse_code_bytes(kallsyms, {name: symbols[name] for name in sized if name in symbols}),
@@ -98,12 +100,6 @@ def parse_code_bytes(data: bytes, symbols: Mapping[str, int]) -> dict[str, int]:
         if following > address:
             found[name] = following - address
     return found
-
-
-def parse_cpu_list(text: str) -> int:
-    """``0-3,8`` -> 9: one more than the highest number (Documentation/admin-guide/cputopology.rst). 0 where it is no such list."""
-    numbers = text.strip().replace("-", ",").split(",")
-    return int(numbers[-1]) + 1 if all(number.isdigit() for number in numbers) else 0
 
 
 def tracefs(root: Path = Path("/")) -> Path | None:
