@@ -21,6 +21,7 @@ from .panels import (
     in_range,
     metric,
     named_color,
+    named_unit,
     rate,
     stat,
     thresholds,
@@ -182,6 +183,12 @@ def used_up_in() -> str:
     return f"({now} / -{slope} > 0) and ({explained} > {TREND_SHARE})"
 
 
+def walk_share() -> str:
+    """Cycles of walks in all cycles, of the hosts whose processors tell both."""
+    cycles, of_walks = metric("kernel_cycles_total"), metric("kernel_dtlb_walk_cycles_total")
+    return f"{total(rate(of_walks))} / ({total(f'{rate(cycles)} and on (instance) {of_walks}')} > 0)"
+
+
 def price() -> Row:
     """What does it take?"""
     entries, split = total(metric("direct_map_entries")), total(metric("direct_map_split_regions"))
@@ -195,10 +202,25 @@ def price() -> Row:
                 Query(entries, "entries"),
                 Query(f"{entries} - {by_level('direct_map_bytes', '4k')} / 4096 + {split}", "with no 2M split"),
                 unit="short",
-                width=18,
+                width=13,
                 height=9,
                 decimals=0,
                 overrides=(named_color("entries", ORANGE), named_color("with no 2M split", GREEN)),
+            ),
+            stat(
+                "Page walks of the kernel",
+                "What the processor counts in kernel mode: cycles in which a walk of page tables for data was going on, as a share of all "
+                "cycles, and walks. Compare a host with itself, before and after splits. “not counted”: `uaptrace serve` runs without "
+                "`--count-walks`, or the processor has no such counters; AMD's do not tell the share.",
+                Query(walk_share(), "of cycles"),
+                Query(total(rate(metric("kernel_dtlb_walks_total"))), "a second"),
+                unit="percentunit",
+                decimals=1,
+                sparkline=True,
+                width=5,
+                height=9,
+                no_value="not counted",
+                overrides=(named_unit("a second", "short"),),
             ),
             stat(
                 "Times as many entries",

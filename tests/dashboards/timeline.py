@@ -30,6 +30,7 @@ from uaptrace.model.snapshot import (
     UnmappedCacheView,
 )
 from uaptrace.model.tlb import TlbPart
+from uaptrace.model.walks import WalkCounts
 
 TLB = (TlbPart(1, 64, (Level.K4,)), TlbPart(2, 1536, (Level.K4, Level.M2)), TlbPart(2, 16, (Level.G1,)))
 """Of a Cascade Lake."""
@@ -38,6 +39,10 @@ MIB = 1 << 20
 SIZE_2M = 2 * MIB
 SIZE_1G = 1024 * MIB
 NS = 1_000_000_000
+NR_CPUS = 32
+KERNEL_CYCLES_A_SECOND = 150_000_000
+"""Of a CPU that spends a twentieth of its time in the kernel."""
+CYCLES_A_WALK = 30
 TITLES = (
     "A flagged request enters the cache",
     "Every page handed out is absent",
@@ -104,6 +109,9 @@ class Profile:
     loses_events: bool = False
     breaks_invariant: bool = False
     shrinker_works: bool = True
+    counts_walks: bool = True
+    counts_walk_cycles: bool = True
+    """AMD's processors do not."""
     reboots_at: float | None = None
     """Share of the time shown after which the host boots another kernel."""
 
@@ -138,6 +146,8 @@ class _Figures:
     events: int = 0
     lost: int = 0
     rereads: int = 0
+    cycles: int = 0
+    walk_cycles: int = 0
     violations: int = 0
     last_exact_ns: int = 0
 
@@ -175,6 +185,8 @@ class Host:
             self._use_cache(seconds)
         self._call("cpa", int(self._random.poisson(2 * seconds)))
         figures = self._figures
+        figures.cycles += (cycles := int(NR_CPUS * KERNEL_CYCLES_A_SECOND * seconds * self._random.uniform(0.5, 1.5)))
+        figures.walk_cycles += int(cycles * (0.01 + 0.06 * figures.size_4k / (self.profile.memory_gib * SIZE_1G)))
         if self.profile.loses_events and self._random.random() < 0.08:
             figures.lost += int(self._random.integers(20, 400))
             figures.rereads += 1
@@ -183,6 +195,10 @@ class Host:
         if self.profile.breaks_invariant and self._random.random() < 0.05:
             figures.violations += 1
             figures.failed_calls += 1
+
+    @property
+    def _boot_id(self) -> str:
+        return f"{self.profile.name}-boot-{self._boot}"
 
     @property
     def _now_ns(self) -> int:
@@ -317,9 +333,7 @@ class Host:
             time_ns=self._now_ns,
             wall_time_s=self._wall_s,
             start_time_ns=100 * NS,
-            host=HostInfo(
-                profile.name, self._kernel, f"{profile.name}-boot-{self._boot}", 32, profile.memory_gib * SIZE_1G, 4, cached, False, tlb=TLB
-            ),
+            host=HostInfo(profile.name, self._kernel, self._boot_id, NR_CPUS, profile.memory_gib * SIZE_1G, 4, cached, False, tlb=TLB),
             exactness=Exactness(exact, () if exact else ("events lost",), figures.last_exact_ns or None, figures.rereads),
             loss=Loss(figures.events, figures.lost, {Kind.SET_DIRECT_MAP.name.lower(): figures.lost}),
             direct_map=DirectMapView(
@@ -362,6 +376,14 @@ class Host:
             reconcile_error_blocks=0 if cached else None,
         )
 
+    def walks(self) -> WalkCounts | None:
+        """What the processor's counters say now; None where nobody asked them."""
+        figures, profile = self._figures, self.profile
+        if not profile.counts_walks:
+            return None
+        cycles = figures.walk_cycles if profile.counts_walk_cycles else None
+        return WalkCounts(figures.cycles, figures.walk_cycles // CYCLES_A_WALK, cycles, NR_CPUS, 1.0)
+
     def run(self, seconds: float, step_s: float) -> Iterator[Snapshot]:
         """A snapshot now and after every step, for so long; reboots on the way if the profile says so."""
         steps = int(seconds / step_s)
@@ -382,10 +404,10 @@ FLEET = (
         split_rates={Cause.MODULE: 0.05, Cause.BPF: 0.2, Cause.FTRACE: 0.05, Cause.DRIVER: 0.02, Cause.SELF: 0.002, Cause.OTHER: 0.01},
     ),
     Profile("web-2", loses_events=True, already_split=0.1),
-    Profile("db-1", memory_gib=256, already_split=0.3, split_rates={Cause.BPF: 0.4, Cause.KPROBE: 0.1}),
+    Profile("db-1", memory_gib=256, already_split=0.3, counts_walk_cycles=False, split_rates={Cause.BPF: 0.4, Cause.KPROBE: 0.1}),
     Profile("db-2", memory_gib=256, already_split=0.55, has_series=False, split_rates={Cause.SECRETMEM: 1.2, Cause.MODULE: 0.1}),
     Profile("build-1", memory_gib=32, already_split=0.15, breaks_invariant=True, shrinker_works=False),
-    Profile("idle-1", memory_gib=16, request_rate=0.5, split_rates={Cause.MODULE: 0.001}),
+    Profile("idle-1", memory_gib=16, request_rate=0.5, counts_walks=False, split_rates={Cause.MODULE: 0.001}),
 )
 
 
