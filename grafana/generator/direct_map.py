@@ -21,7 +21,6 @@ from .panels import (
     in_range,
     metric,
     named_color,
-    named_unit,
     rate,
     stat,
     thresholds,
@@ -208,19 +207,16 @@ def price() -> Row:
                 overrides=(named_color("entries", ORANGE), named_color("with no 2M split", GREEN)),
             ),
             stat(
-                "Page walks of the kernel",
-                "What the processor counts in kernel mode: cycles in which a walk of page tables for data was going on, as a share of all "
-                "cycles, and walks. Compare a host with itself, before and after splits. “not counted”: `uaptrace serve` runs without "
-                "`--count-walks`, or the processor has no such counters; AMD's do not tell the share.",
-                Query(walk_share(), "of cycles"),
-                Query(total(rate(metric("kernel_dtlb_walks_total"))), "a second"),
+                "Kernel's cycles in page walks",
+                "Cycles in kernel mode in which a walk of page tables for data was going on, as a share of all, counted by the processor. "
+                "Compare a host with itself, before and after splits. “not counted”: `uaptrace serve` runs without `--count-walks`, or the "
+                "processor has no such counters (AMD's do not tell the cycles).",
+                Query(walk_share()),
                 unit="percentunit",
                 decimals=1,
-                sparkline=True,
                 width=5,
-                height=9,
+                height=5,
                 no_value="not counted",
-                overrides=(named_unit("a second", "short"),),
             ),
             stat(
                 "Times as many entries",
@@ -242,6 +238,16 @@ def price() -> Row:
                 width=6,
                 height=3,
                 no_value="TLB not known",
+            ),
+            stat(
+                "Kernel's page walks",
+                "Walks of page tables for data in kernel mode, a second, counted by the processor. “not counted”: as above.",
+                Query(total(rate(metric("kernel_dtlb_walks_total")))),
+                unit="cps",
+                decimals=1,
+                sparkline=True,
+                width=5,
+                no_value="not counted",
             ),
             stat(
                 "Page tables of 4K entries",

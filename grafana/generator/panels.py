@@ -130,11 +130,6 @@ def named_color(name: str, color: str) -> Json:
     }
 
 
-def named_unit(name: str, unit: str) -> Json:
-    """Override: the series with this legend has this unit."""
-    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]}
-
-
 def _defaults(unit: str, decimals: int | None, minimum: float | None, maximum: float | None, no_value: str | None) -> Json:
     defaults: Json = {"unit": unit}
     for key, value in (("decimals", decimals), ("min", minimum), ("max", maximum), ("noValue", no_value)):

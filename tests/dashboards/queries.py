@@ -22,8 +22,8 @@ _LABEL_VALUES = re.compile(r"label_values\((?:(?P<selector>.+),)?\s*(?P<label>\w
 
 MAY_BE_EMPTY: Mapping[tuple[str, str, str], str] = {
     ("uaptrace-direct-map", "Large mappings used up in", "A"): "only while large mappings shrink",
-    ("uaptrace-direct-map", "Page walks of the kernel", "A"): "only where serve counts walks, on processors that tell their cycles",
-    ("uaptrace-direct-map", "Page walks of the kernel", "B"): "only where serve counts walks",
+    ("uaptrace-direct-map", "Kernel's cycles in page walks", "A"): "only where serve counts walks, on processors that tell their cycles",
+    ("uaptrace-direct-map", "Kernel's page walks", "A"): "only where serve counts walks",
     ("uaptrace-direct-map", "Served without a refill", "A"): "nobody has asked the cache for pages in this time",
     ("uaptrace-direct-map", "Requests for each split", "A"): "nothing was split for the cache in this time",
     ("uaptrace-unmapped-cache", "Served without a refill", "A"): "nobody has asked the cache for pages in this time",
