@@ -16,7 +16,7 @@ from uaptrace.abi.errors import UsageError
 from uaptrace.commands.files_given import check_files
 from uaptrace.commands.ready import ready_file, ready_file_option
 from uaptrace.commands.strict import StrictCommand
-from uaptrace.commands.tracing import folder_of, live_session, loader_options, stopped_by_signals, tracing_options
+from uaptrace.commands.tracing import folder_of, live_session, loader_options, return_memory, stopped_by_signals, tracing_options
 from uaptrace.commands.types import MAX_COUNT, Size, seconds
 from uaptrace.process.plain import plain
 from uaptrace.process.service_manager import ServiceManager, notify_address
@@ -80,10 +80,17 @@ def record(
             deadline = None if duration_s is None else time.monotonic() + duration_s
             click.echo(f"recording to {plain(str(output))}; Ctrl-C ends it", err=True)
 
+            part = writer.part
+
             def turn() -> None:
+                nonlocal part
                 # Also while nothing happens: what waits is written within a second.
                 writer.flush_if_due()
                 manager.turn(session.state.reasons)
+                if writer.part != part:
+                    # A part begins with all names: what that took for a moment is megabytes.
+                    part = writer.part
+                    return_memory()
 
             session.run(1.0, until=lambda: deadline is not None and time.monotonic() >= deadline, on_turn=turn)
             manager.stopping()

@@ -128,6 +128,11 @@ def settle_memory() -> None:
     start has left over goes back to the system, where the C library can do that."""
     gc.collect()
     gc.freeze()
+    return_memory()
+
+
+def return_memory() -> None:
+    """Memory that is free, but still this process's, goes back to the system, where the C library can do that."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from uaptrace.abi.events import Kind
 from uaptrace.abi.wire import RECORD, Batch, frames
-from uaptrace.model.names import newest, only
+from uaptrace.model.names import MAX_NAMES, newest, only
 from uaptrace.model.updates import Cgroups, Start, Symbols, Update
 
-MAX_REMEMBERED: Final = 16384
+MAX_REMEMBERED: Final = MAX_NAMES
 """Of processes, stacks and cgroups each."""
 MAX_SYMBOLS: Final = 65536
 """Those of the stacks that are kept, and the newest."""
