@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -41,9 +42,8 @@ class ScriptedKernel:
         self.unseen_pages = 0
         self.error: Exception | None = None
         """Raised at the next look into the ring."""
-        self.may_run = threading.Event()
-        """Cleared, the loop hangs at its next look into the ring."""
-        self.may_run.set()
+        self._may_run = threading.Event()
+        self._may_run.set()
         self.quiet = True
         self.looks = 0
         self._ring = Ring(now_ns())
@@ -101,6 +101,15 @@ class ScriptedKernel:
         self.words[counter] += np.uint64(1)
         self.words[Counter.EMITTED + kind] += np.uint64(1)
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The loop hangs at its next look into the ring, until the block ends, in whichever way."""
+        self._may_run.clear()
+        try:
+            yield
+        finally:
+            self._may_run.set()
+
     # ---- a session's source ----
 
     def start(self) -> Start:
@@ -120,7 +129,7 @@ class ScriptedKernel:
         self._woken.set()
 
     def records(self) -> Iterator[Update]:
-        self.may_run.wait()
+        self._may_run.wait()
         if self.error is not None:
             raise self.error
         taken = self._ring.take()
