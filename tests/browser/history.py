@@ -28,7 +28,8 @@ def _scrapes() -> Iterator[tuple[str, float, Iterable[Metric]]]:
         for snapshot in host.run(LENGTH_S, STEP_S):
             statistics.scrapes += 1
             statistics.scrape_seconds += 0.003
-            yield instance, snapshot.wall_time_s, ScrapeCollector(snapshot, statistics, process, host.walks()).collect()
+            walks = host.walks() if host.profile.counts_walks else None
+            yield instance, snapshot.wall_time_s, ScrapeCollector(snapshot, statistics, process, walks).collect()
 
 
 @contextmanager

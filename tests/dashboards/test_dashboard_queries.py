@@ -16,7 +16,6 @@ from tests.dashboards.prometheus import Prometheus
 from tests.dashboards.queries import Target
 from uaptrace.exporter.server import serve
 from uaptrace.model.snapshot import Snapshot
-from uaptrace.model.walks import WalkCounts
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 
@@ -74,19 +73,6 @@ def _as_it_goes(host: timeline.Host) -> Callable[[], Snapshot]:
     return feed
 
 
-def _counting(host: timeline.Host | None) -> Callable[[], WalkCounts] | None:
-    """Where ``serve --count-walks`` was asked for."""
-    if host is None or host.walks() is None:
-        return None
-
-    def read() -> WalkCounts:
-        counts = host.walks()
-        assert counts is not None
-        return counts
-
-    return read
-
-
 def _replayed(path: Path) -> Callable[[], Snapshot | None]:
     """A recording, played from its beginning, a share of it at every scrape."""
     from uaptrace.session.replay import ReplaySource
@@ -105,12 +91,12 @@ def _replayed(path: Path) -> Callable[[], Snapshot | None]:
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     hosts = timeline.fleet(time.time())
+    walks = {instance: host.walks for instance, host in hosts.items() if host.profile.counts_walks}
     feeds: dict[str, Callable[[], Snapshot | None]] = {instance: _as_it_goes(host) for instance, host in hosts.items()}
     feeds |= {f"{path.stem}:9970": _replayed(path) for path in queries.RECORDINGS}
     with ExitStack() as stack:
         servers = {
-            instance: stack.enter_context(serve(feed, "127.0.0.1:0", read_walks=_counting(hosts.get(instance))))
-            for instance, feed in feeds.items()
+            instance: stack.enter_context(serve(feed, "127.0.0.1:0", read_walks=walks.get(instance))) for instance, feed in feeds.items()
         }
         addresses = {instance: each.url.removeprefix("http://").split("/")[0] for instance, each in servers.items()}
         begin_s = time.time()

@@ -110,6 +110,7 @@ class Profile:
     breaks_invariant: bool = False
     shrinker_works: bool = True
     counts_walks: bool = True
+    """Somebody asked for it (``serve --count-walks``)."""
     counts_walk_cycles: bool = True
     """AMD's processors do not."""
     reboots_at: float | None = None
@@ -376,12 +377,10 @@ class Host:
             reconcile_error_blocks=0 if cached else None,
         )
 
-    def walks(self) -> WalkCounts | None:
-        """What the processor's counters say now; None where nobody asked them."""
-        figures, profile = self._figures, self.profile
-        if not profile.counts_walks:
-            return None
-        cycles = figures.walk_cycles if profile.counts_walk_cycles else None
+    def walks(self) -> WalkCounts:
+        """What the processor's counters say now."""
+        figures = self._figures
+        cycles = figures.walk_cycles if self.profile.counts_walk_cycles else None
         return WalkCounts(figures.cycles, figures.walk_cycles // CYCLES_A_WALK, cycles, NR_CPUS, 1.0)
 
     def run(self, seconds: float, step_s: float) -> Iterator[Snapshot]:

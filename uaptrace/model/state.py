@@ -80,7 +80,7 @@ class KernelState:
         self._cache_differs_ns: int | None = None
         self._cache_reason = ""
         self._cache_unread = ""
-        """Why no reading of the cache could be used so far."""
+        """Why no reading of the cache could be used so far: what the label ends with."""
         self._infer_handed_out = False
         self._unreadable: frozenset[int] = frozenset()
         """2M regions whose page tables could not be read."""
@@ -182,7 +182,9 @@ class KernelState:
     def _take_cache(self, reading: CacheReading) -> None:
         if not reading.atomic:
             fit = blocks_fit(reading.pfns, reading.orders)
-            self._cache_unread = "it was used during each reading" if fit else "in the last reading, free blocks overlap or are not aligned"
+            self._cache_unread = (
+                ": it was used during each reading" if fit else ": in the last reading, free blocks overlap or are not aligned"
+            )
             return
         self._nr_cache_readings += 1
         self.cache.load(reading.pfns.astype(np.int64), reading.orders, keep_handed_out=self._cache_lost_ns is None)
@@ -342,7 +344,7 @@ class KernelState:
         if self.cache.is_overfull:
             return [f"the unmapped cache is in more than {MAX_CACHE_ROWS} regions of 2 MiB: its pages are not followed"]
         if not self.cache.is_read:
-            return [": ".join(filter(None, ("the unmapped cache was not read at a quiet moment yet", self._cache_unread)))]
+            return [f"the unmapped cache was not read at a quiet moment yet{self._cache_unread}"]
         if self._cache_lost_ns is not None:
             return [f"{self._cache_reason}: the unmapped cache is to be read again"]
         return [self._rows.reason] if self._rows.reason else []
